@@ -1,0 +1,42 @@
+"""The bundled emoji model: 32 x 32, captioned, classifier-free guidance.
+
+Data     python -m train.emoji data/emoji32
+Command  sdejax train configs/emoji32.py
+"""
+
+from sdejax.config import Config, OptimiserConfig
+from sdejax.model import Parametrisation
+from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.sde import VPSDE
+from sdejax.training import Objective
+
+
+def get_config() -> Config:
+    """Narrow where the image is large: patches of 2 x 2, then 32, 96 and 128 channels at 16, 8 and 4 pixels."""
+    return Config(
+        name="emoji32",
+        data="data/emoji32/train",
+        validation="data/emoji32/heldout",
+        captions=True,
+        network=NCSNppConfig(
+            shape=(32, 32, 3),
+            patch=2,
+            channels=32,
+            multipliers=(1, 3, 4),
+            blocks=1,
+            attention=(4,),
+            heads=4,
+            resample="plain",
+            embedding="fourier",
+            fourier_scale=1.0,
+            dropout=0.0,
+            text_width=128,
+        ),
+        sde=VPSDE(),
+        parametrisation=Parametrisation(prediction="edm", condition="log_level", data_std=0.6),
+        objective=Objective(level_mean=-0.2, level_std=1.5, caption_dropout=0.1, word_dropout=0.02),
+        optimiser=OptimiserConfig(learning_rate=1e-3, warmup=300, decay=0.25),
+        batch=64,
+        steps=8000,
+        ema_decay=0.999,
+    )

@@ -1,0 +1,170 @@
+r"""What a model is to a sampler: a denoiser, and the denoisers that are known exactly.
+
+    (6)  D(t, x) = E[x0 | x_t = x].  From a network's output, without ever dividing by alpha where alpha may be 0:
+         x0        D = output
+         noise     D = (x - sigma output) / alpha                       (Ho et al. 2020)
+         v         output = (alpha e - sigma x0) / sqrt(alpha^2 + sigma^2)  (Salimans and Ho 2022; any alpha, sigma)
+         velocity  output = e - x0, so D = x - sigma output where alpha + sigma = 1  (Liu et al. 2023)
+         edm       D = c_skip x + c_out output with the unit-variance scalings of Karras et al. 2022, table 1
+         The score is (alpha D - x) / sigma^2 (Tweedie's formula).
+    (7)  For Gaussian data, a Gaussian mixture, and a finite data set, D has a closed form.
+
+A denoiser is a callable pytree: its arrays are leaves, everything else is static.
+"""
+
+import dataclasses
+import math
+from typing import Literal, Protocol, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from sdejax.sde import SDE, per_image
+
+Prediction = Literal["noise", "x0", "v", "velocity", "edm"]
+T = TypeVar("T")
+
+
+class Denoiser(Protocol):
+    """Any callable pytree D(t, x): t a scalar or (b,), x (b, *shape) -> the expected clean images (b, *shape)."""
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """E[x0 | x_t = x]."""
+        ...
+
+
+def denoised(prediction: Prediction, sde: SDE, t: ArrayLike, x: jax.Array, output: jax.Array, scale: float = 1.0):
+    """Eq. 6: the denoiser from a network's output (b, *shape); `scale` is edm's standard deviation of the data."""
+    alpha, sigma = per_image(sde.alpha(t), x), per_image(sde.sigma(t), x)
+    if prediction == "x0":
+        return output
+    if prediction == "noise":
+        return (x - sigma * output) / alpha
+    if prediction == "velocity":
+        # x = alpha x0 + sigma e and output = e - x0 give x0 = (x - sigma output) / (alpha + sigma).
+        return (x - sigma * output) / (alpha + sigma)
+    # v is edm with unit data: c_out has the opposite sign by convention.
+    scale, sign = (1.0, -1.0) if prediction == "v" else (scale, 1.0)
+    variance = jnp.square(sigma) + jnp.square(alpha * scale)
+    return (alpha * scale**2 / variance) * x + sign * (sigma * scale * jax.lax.rsqrt(variance)) * output
+
+
+def target(prediction: Prediction, sde: SDE, t: ArrayLike, x0: jax.Array, noise: jax.Array, scale: float = 1.0):
+    """What a network is trained to output for the pair (x0, noise): the inverse of `denoised`."""
+    alpha, sigma = per_image(sde.alpha(t), x0), per_image(sde.sigma(t), x0)
+    if prediction == "x0":
+        return x0
+    if prediction == "noise":
+        return noise
+    if prediction == "velocity":
+        return noise - x0
+    scale, sign = (1.0, -1.0) if prediction == "v" else (scale, 1.0)
+    # (x0 - c_skip x) / c_out with x = alpha x0 + sigma noise, the division carried out.
+    rate = jax.lax.rsqrt(jnp.square(sigma) + jnp.square(alpha * scale))
+    return sign * rate * (sigma * x0 / scale - alpha * scale * noise)
+
+
+def score(denoiser: Denoiser, sde: SDE, t: ArrayLike, x: jax.Array) -> jax.Array:
+    """The score, grad log p_t(x) = (alpha D - x) / sigma^2, of shape (b, *shape); t must be above 0."""
+    t = jnp.asarray(t)
+    alpha, sigma = per_image(sde.alpha(t), x), per_image(sde.sigma(t), x)
+    return (alpha * denoiser(t, x) - x) / jnp.square(sigma)
+
+
+def static_field(**kwargs):
+    """A dataclass field that is part of the program, not of the data."""
+    return dataclasses.field(metadata={"static": True}, **kwargs)
+
+
+def pytree(cls: type[T]) -> type[T]:
+    """Register a dataclass: fields made with `static_field` are static, the others are leaves."""
+    return jax.tree_util.register_dataclass(cls)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class PerImage:
+    """Marks a leaf of a denoiser whose leading axis is the batch (a prompt for each image, say).
+
+    Leaves without the mark are the same for every image; a batch spread over devices splits only marked ones.
+    """
+
+    value: jax.Array
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class GuidedDenoiser:
+    """Guidance: D = D_u + scale (D_c - D_u) (Ho and Salimans 2022). `scale` is a leaf: changing it compiles nothing."""
+
+    conditional: Denoiser
+    unconditional: Denoiser
+    scale: ArrayLike
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """Two denoiser calls."""
+        base = self.unconditional(t, x)
+        return base + self.scale * (self.conditional(t, x) - base)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class GaussianDenoiser:
+    """Exact for data N(mean, std^2), pixel by pixel; mean and std broadcast to an image (eq. 7)."""
+
+    sde: SDE = static_field()
+    mean: ArrayLike = 0.0
+    std: ArrayLike = 1.0
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """(std^2 alpha x + sigma^2 mean) / (std^2 alpha^2 + sigma^2)."""
+        alpha, sigma = per_image(self.sde.alpha(t), x), per_image(self.sde.sigma(t), x)
+        variance = jnp.square(self.std)
+        return (variance * alpha * x + jnp.square(sigma) * self.mean) / (
+            variance * jnp.square(alpha) + jnp.square(sigma)
+        )
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class MixtureDenoiser:
+    """Exact for a mixture of isotropic Gaussians (eq. 7): weights (k,), means (k, *shape), stds () or (k,)."""
+
+    sde: SDE = static_field()
+    weights: ArrayLike
+    means: ArrayLike
+    stds: ArrayLike
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """The components' denoisers, weighted by how likely each component made x."""
+        means = jnp.asarray(self.means)[None]  # (1, k, *shape)
+        stds = jnp.reshape(jnp.asarray(self.stds), (1, -1) + (1,) * (means.ndim - 2))
+        x = x[:, None]
+        alpha, sigma = per_image(self.sde.alpha(t), x), per_image(self.sde.sigma(t), x)
+        # Data without spread (stds 0) at sigma = 0 would be 0 / 0.
+        variance = jnp.maximum(jnp.square(alpha * stds) + jnp.square(sigma), 1e-20)
+        pixels = tuple(range(2, x.ndim))
+        distance = jnp.sum(jnp.square(x - alpha * means) / variance, pixels, keepdims=True)
+        log_weights = jnp.reshape(jnp.log(jnp.asarray(self.weights)), (1, -1) + (1,) * len(pixels))
+        log_volume = math.prod(x.shape[2:]) * jnp.log(variance)
+        responsibility = jax.nn.softmax(log_weights - 0.5 * (distance + log_volume), axis=1)
+        component = (jnp.square(stds) * alpha * x + jnp.square(sigma) * means) / variance
+        return jnp.sum(responsibility * component, axis=1)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class DatasetDenoiser:
+    """Exact for a finite data set (n, *shape), every image equally likely (eq. 7).
+
+    softmax over -|x / alpha - x_i|^2 / 2 tau. Costs one pass over the data set per image and call.
+    """
+
+    sde: SDE = static_field()
+    data: ArrayLike
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """The mean of the data, weighted by how likely each made x."""
+        data = jnp.asarray(self.data)
+        return MixtureDenoiser(self.sde, jnp.ones(data.shape[0]), data, 0.0)(t, x)

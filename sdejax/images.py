@@ -1,0 +1,108 @@
+"""Image files to arrays and back: any size, mode and orientation in, PNG out, written whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
+
+
+def open_image(path: str | Path, channels: int = 3) -> Image.Image:
+    """An image file as RGB (3 channels) or grey (1): turned upright (EXIF), transparency on white, 8 bits.
+
+    **Raises:** `ValueError` naming the path where it is missing, not an image, or cut short.
+    """
+    path = Path(path)
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+    except FileNotFoundError:
+        raise ValueError(f"image={str(path)!r}: no such file") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"image={str(path)!r}: not an image that Pillow can read") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"image={str(path)!r}: cannot be read, it may be cut short ({error})") from None
+
+
+def _flatten(image: Image.Image, mode: str) -> Image.Image:
+    if image.mode in _DEEP_MODES:
+        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        wide = np.asarray(image).astype(np.float64)
+        scale = 1.0 if wide.max(initial=0.0) <= 255.0 else 65535.0 / 255.0
+        image = Image.fromarray(np.clip(np.rint(wide / scale), 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return image.convert(mode)
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Crop the middle to the ratio width : height, then resize."""
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
+    """8 bits to float32 in [-1, 1]: 0 is -1, 255 is 1."""
+    return np.asarray(image, np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def to_bytes(array: np.ndarray) -> np.ndarray:
+    """float in [-1, 1] to uint8, rounded and clipped; the inverse of `to_array` on its values.
+
+    **Raises:** `ValueError` where a value is not finite.
+    """
+    array = np.asarray(array, np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError("images: a value is NaN or infinite; the model or its settings are broken")
+    return np.clip(np.rint((array + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def to_image(array: np.ndarray) -> Image.Image:
+    """(h, w, c) in [-1, 1] to a picture, c 1 or 3."""
+    pixels = to_bytes(array)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def write_atomically(path: str | Path, data: bytes) -> None:
+    """Write a file whole or not at all: to a temporary name in the same folder, then renamed."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_png(path: str | Path, image: Image.Image) -> None:
+    """Write a PNG, whole or not at all."""
+    import io
+
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_atomically(path, buffer.getvalue())
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 0, gap: int = 4) -> Image.Image:
+    """The images in rows on white, each enlarged `scale` times (by default to at least 96 pixels)."""
+    width, height = max(image.width for image in images), max(image.height for image in images)
+    scale = scale or max(1, -(-96 // max(width, height)))
+    columns = columns or min(8, len(images))
+    rows = -(-len(images) // columns)
+    cell_width, cell_height = width * scale + gap, height * scale + gap
+    sheet = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), "white")
+    for i, image in enumerate(images):
+        enlarged = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (gap + i % columns * cell_width, gap + i // columns * cell_height))
+    return sheet

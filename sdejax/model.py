@@ -1,0 +1,171 @@
+"""A model: a network, its parameters, the process it was trained on, and what its output means.
+
+`Model.denoiser` turns it into what the samplers take: a callable pytree whose leaves are the parameters and the
+prompt, so that new weights, prompts and guidance scales run the program that is already compiled.
+"""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import ArrayLike
+
+from sdejax.denoiser import Denoiser, GuidedDenoiser, PerImage, Prediction, denoised, pytree, static_field
+from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.text import Vocabulary
+from sdejax.sde import SDE, per_image
+
+Condition = Literal["time", "log_level"]
+
+
+class UnknownWordWarning(UserWarning):
+    """A prompt has a word that the model never saw."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parametrisation:
+    """How a network's input and output relate to the process; frozen, static under jit.
+
+    `prediction` is what it outputs (eq. 6). `condition` is what it is told of the time: 999 t (DDPM, DDPM++ VP) or
+    log(sigma / alpha) (NCSN++, EDM). `data_std` is the data's standard deviation, which scales edm's input and output.
+    """
+
+    prediction: Prediction = "edm"
+    condition: Condition = "log_level"
+    data_std: float = 0.5
+
+    def network_input(self, sde: SDE, t: jax.Array, x: jax.Array) -> jax.Array:
+        """x scaled to unit variance for edm and v; as it is for the others."""
+        if self.prediction not in ("edm", "v"):
+            return x
+        alpha, sigma = per_image(sde.alpha(t), x), per_image(sde.sigma(t), x)
+        scale = self.data_std if self.prediction == "edm" else 1.0
+        return x * jax.lax.rsqrt(jnp.square(sigma) + jnp.square(alpha * scale))
+
+    def label(self, sde: SDE, t: jax.Array) -> jax.Array:
+        """What the network is told of the time; the shape of t."""
+        if self.condition == "time":
+            return 999.0 * t
+        # Finite where tau is not: at RF's t = 1, and at t = 0.
+        return 0.5 * jnp.log(jnp.clip(sde.tau(t), 1e-2 * sde.tau_min, sde.tau_max))
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class NetworkDenoiser:
+    """A network as a denoiser (eq. 6). Parameters and tokens are leaves, the rest is static."""
+
+    graph: Any = static_field()
+    sde: SDE = static_field()
+    parametrisation: Parametrisation = static_field()
+    params: Any
+    tokens: jax.Array | PerImage | None = None
+
+    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+        """t () or (b,), x (b, h, w, c) -> E[x0 | x_t = x]."""
+        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+        tokens = self.tokens
+        if isinstance(tokens, PerImage):
+            tokens = tokens.value
+        elif tokens is not None:
+            tokens = jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape[1:]))
+        how = self.parametrisation
+        network = nnx.merge(self.graph, self.params)
+        output = network(how.network_input(self.sde, times, x), how.label(self.sde, times), tokens)
+        return denoised(how.prediction, self.sde, times, x, output, how.data_std)
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What `sdejax.load` returns. Immutable; `dataclasses.replace` makes variants.
+
+    `shape` is (height, width, channels) of one image.
+    """
+
+    config: NCSNppConfig
+    sde: SDE
+    parametrisation: Parametrisation
+    params: Any
+    vocabulary: Vocabulary | None = None
+    graph: Any = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.graph is None:
+            network = nnx.eval_shape(lambda: self.config.build(nnx.Rngs(0)))
+            object.__setattr__(self, "graph", nnx.split(network)[0])
+
+    @classmethod
+    def create(
+        cls,
+        config: NCSNppConfig,
+        sde: SDE,
+        parametrisation: Parametrisation,
+        seed: int = 0,
+        vocabulary: Vocabulary | None = None,
+    ) -> "Model":
+        """A model with fresh parameters."""
+        graph, params = nnx.split(config.build(nnx.Rngs(seed)))
+        return cls(config, sde, parametrisation, params, vocabulary, graph)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of one image."""
+        return self.config.shape
+
+    @property
+    def parameter_count(self) -> int:
+        """How many numbers the network has."""
+        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+
+    def denoiser(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        guidance: ArrayLike | None = None,
+        negative: str | Sequence[str] = "",
+    ) -> Denoiser:
+        """The denoiser, unconditional or given a prompt.
+
+        **Arguments:**
+
+        - `prompt`: a text, or a sequence of one text per image of the batch; `None` or "" is unconditional.
+        - `guidance`: the scale w of classifier-free guidance, D = D_neg + w (D_prompt - D_neg), which costs a second
+          network evaluation; `None` evaluates the prompt alone. 1 is the prompt alone, 0 the negative one.
+        - `negative`: what to guide away from; "" is the unconditional model.
+
+        **Raises:** `ValueError` for a prompt or guidance where the model reads no text, or a guidance that is not
+        finite. A word that the model does not know gives an `UnknownWordWarning` with the nearest that it knows.
+        """
+        if self.vocabulary is None and (prompt or guidance is not None or negative):
+            raise ValueError(f"prompt={prompt!r}: this model was trained without text and takes no prompt")
+        conditional = self._given(prompt or "")
+        if guidance is None:
+            if negative:
+                raise ValueError(f"negative={negative!r}: needs a guidance scale")
+            return conditional
+        if not isinstance(guidance, jax.core.Tracer) and not np.all(np.isfinite(guidance)):
+            raise ValueError(f"guidance={guidance}: must be a finite number")
+        return GuidedDenoiser(conditional, self._given(negative), np.float32(guidance))  # pyright: ignore[reportArgumentType]
+
+    def _given(self, prompt: str | Sequence[str]) -> NetworkDenoiser:
+        tokens = None
+        if self.vocabulary is not None:
+            captions = [prompt] if isinstance(prompt, str) else list(prompt)
+            _warn_of_unknown_words(self.vocabulary, captions)
+            tokens = self.vocabulary.encode(captions)
+            if not isinstance(prompt, str):
+                tokens = PerImage(tokens)
+        return NetworkDenoiser(self.graph, self.sde, self.parametrisation, self.params, tokens)  # pyright: ignore[reportArgumentType]
+
+
+def _warn_of_unknown_words(vocabulary: Vocabulary, captions: list[str]) -> None:
+    for caption in captions:
+        for word, near in vocabulary.unknown(caption).items():
+            hint = f"; the nearest that it knows: {', '.join(near)}" if near else ""
+            warnings.warn(f"the model does not know the word {word!r}{hint}", UnknownWordWarning, stacklevel=4)
