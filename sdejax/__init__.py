@@ -1,0 +1,107 @@
+"""sdejax: score-based SDE models in JAX, and the image editors that run on them.
+
+The names below are imported when they are first used, so that `import sdejax` is quick and touches no device.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from sdejax._version import __version__
+
+if TYPE_CHECKING:
+    from sdejax.brownian import BrownianPaths
+    from sdejax.checkpoint import load, save
+    from sdejax.config import Config, load_config
+    from sdejax.denoiser import (
+        DatasetDenoiser,
+        Denoiser,
+        GaussianDenoiser,
+        GuidedDenoiser,
+        MixtureDenoiser,
+        PerImage,
+        score,
+    )
+    from sdejax.edit.coupled import Coupling
+    from sdejax.edit.sdedit import sdedit
+    from sdejax.edit.sync_sde import sync_sde
+    from sdejax.model import Model, NetworkDenoiser, Parametrisation, UnknownWordWarning
+    from sdejax.nn.ncsnpp import NCSNppConfig
+    from sdejax.nn.text import Vocabulary
+    from sdejax.parallel import image_mesh, spread
+    from sdejax.sample import keys, sample
+    from sdejax.sampler import Exponential, Sampler
+    from sdejax.sde import SDE, RectifiedFlow, SubVPSDE, VESDE, VPSDE
+
+_HOMES = {
+    "brownian": ("BrownianPaths",),
+    "checkpoint": ("load", "save"),
+    "config": ("Config", "load_config"),
+    "denoiser": (
+        "DatasetDenoiser",
+        "Denoiser",
+        "GaussianDenoiser",
+        "GuidedDenoiser",
+        "MixtureDenoiser",
+        "PerImage",
+        "score",
+    ),
+    "edit.coupled": ("Coupling",),
+    "edit.sdedit": ("sdedit",),
+    "edit.sync_sde": ("sync_sde",),
+    "model": ("Model", "NetworkDenoiser", "Parametrisation", "UnknownWordWarning"),
+    "nn.ncsnpp": ("NCSNppConfig",),
+    "nn.text": ("Vocabulary",),
+    "parallel": ("image_mesh", "spread"),
+    "sample": ("keys", "sample"),
+    "sampler": ("Exponential", "Sampler"),
+    "sde": ("SDE", "RectifiedFlow", "SubVPSDE", "VESDE", "VPSDE"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "SDE",
+    "VESDE",
+    "VPSDE",
+    "BrownianPaths",
+    "Config",
+    "Coupling",
+    "DatasetDenoiser",
+    "Denoiser",
+    "Exponential",
+    "GaussianDenoiser",
+    "GuidedDenoiser",
+    "MixtureDenoiser",
+    "Model",
+    "NCSNppConfig",
+    "NetworkDenoiser",
+    "Parametrisation",
+    "PerImage",
+    "RectifiedFlow",
+    "Sampler",
+    "SubVPSDE",
+    "UnknownWordWarning",
+    "Vocabulary",
+    "__version__",
+    "image_mesh",
+    "keys",
+    "load",
+    "load_config",
+    "sample",
+    "save",
+    "score",
+    "sdedit",
+    "spread",
+    "sync_sde",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"sdejax.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'sdejax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,7 +14,8 @@ A denoiser is a callable pytree: its arrays are leaves, everything else is stati
 
 import dataclasses
 import math
-from typing import Literal, Protocol, TypeVar
+from collections.abc import Callable
+from typing import Any, Literal, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -91,6 +92,18 @@ class PerImage:
     """
 
     value: jax.Array
+
+
+def split_per_image(tree: Any) -> tuple[list[jax.Array], Callable[[list[jax.Array]], Any]]:
+    """The arrays of a pytree that are marked `PerImage`, and how to rebuild it with others in their places."""
+    leaves, structure = jax.tree.flatten(tree, is_leaf=lambda leaf: isinstance(leaf, PerImage))
+    marked = [leaf.value for leaf in leaves if isinstance(leaf, PerImage)]
+
+    def rebuild(values: list[jax.Array]) -> Any:
+        rest = iter(values)
+        return structure.unflatten(PerImage(next(rest)) if isinstance(leaf, PerImage) else leaf for leaf in leaves)
+
+    return marked, rebuild
 
 
 @pytree
