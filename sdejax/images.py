@@ -1,5 +1,7 @@
 """Image files to arrays and back: any size, mode and orientation in, PNG out, written whole or not at all."""
 
+import dataclasses
+import io
 import os
 import tempfile
 from collections.abc import Sequence
@@ -12,8 +14,8 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
 
 
-def open_image(path: str | Path, channels: int = 3) -> Image.Image:
-    """An image file as RGB (3 channels) or grey (1): turned upright (EXIF), transparency on white, 8 bits.
+def open_image(path: str | Path, channels: int = 3, background: int = 255) -> Image.Image:
+    """An image file as RGB (3 channels) or grey (1): turned upright (EXIF), 8 bits, transparency on `background`.
 
     **Raises:** `ValueError` naming the path where it is missing, not an image, or cut short.
     """
@@ -21,7 +23,7 @@ def open_image(path: str | Path, channels: int = 3) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB")
+            return _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", background)
     except FileNotFoundError:
         raise ValueError(f"image={str(path)!r}: no such file") from None
     except UnidentifiedImageError:
@@ -30,7 +32,7 @@ def open_image(path: str | Path, channels: int = 3) -> Image.Image:
         raise ValueError(f"image={str(path)!r}: cannot be read, it may be cut short ({error})") from None
 
 
-def _flatten(image: Image.Image, mode: str) -> Image.Image:
+def _flatten(image: Image.Image, mode: str, background: int) -> Image.Image:
     if image.mode in _DEEP_MODES:
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
         wide = np.asarray(image).astype(np.float64)
@@ -38,7 +40,7 @@ def _flatten(image: Image.Image, mode: str) -> Image.Image:
         image = Image.fromarray(np.clip(np.rint(wide / scale), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (background,) * 3 + (255,)), image)
     return image.convert(mode)
 
 
@@ -87,8 +89,6 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 def save_png(path: str | Path, image: Image.Image) -> None:
     """Write a PNG, whole or not at all."""
-    import io
-
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     write_atomically(path, buffer.getvalue())
@@ -106,3 +106,65 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 
         enlarged = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (gap + i % columns * cell_width, gap + i // columns * cell_height))
     return sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Where a picture of any size lies in a model's image: padded to the model's ratio, then resized.
+
+    `size` is the picture's (width, height), `padded` the size with its border, `offset` the picture's corner in it.
+    """
+
+    size: tuple[int, int]
+    padded: tuple[int, int]
+    offset: tuple[int, int]
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], shape: tuple[int, int, int]) -> "Placement":
+        """The placement of a picture of `size` (width, height) in a model's images of `shape` (h, w, c)."""
+        width, height = size
+        ratio = shape[1] / shape[0]
+        padded = (max(width, round(height * ratio)), max(height, round(width / ratio)))
+        return cls(size, padded, ((padded[0] - width) // 2, (padded[1] - height) // 2), shape)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the picture has the model's size, so that nothing is resampled."""
+        return self.size == (self.shape[1], self.shape[0])
+
+    def to_model(self, picture: np.ndarray) -> np.ndarray:
+        """A float picture (height, width, channels) of `size` as (h, w, channels); the border repeats its edge."""
+        (width, height), (left, top) = self.size, self.offset
+        border = ((top, self.padded[1] - height - top), (left, self.padded[0] - width - left), (0, 0))
+        return _resize(np.pad(picture, border, mode="edge"), (self.shape[1], self.shape[0]))
+
+    def from_model(self, image: np.ndarray) -> np.ndarray:
+        """The inverse: a float (h, w, channels) as a picture of `size`."""
+        (width, height), (left, top) = self.size, self.offset
+        return _resize(image, self.padded)[top : top + height, left : left + width]
+
+
+def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize float (h, w, c) to (width, height): area means on the way down, cubic on the way up; no rounding."""
+    if array.shape[1::-1] == size:
+        return array
+    method = Image.Resampling.BOX if array.shape[0] > size[1] else Image.Resampling.BICUBIC
+    planes = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(array[..., c], np.float32)).resize(size, method))
+        for c in range(array.shape[-1])
+    ]
+    return np.stack(planes, -1)
+
+
+def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask file as float (height, width, 1) in [0, 1]: white 1 edits, black and transparent 0 keep.
+
+    **Raises:** `ValueError` where it cannot be read or is not of `size` (width, height).
+    """
+    image = open_image(path, 1, background=0)
+    if image.size != size:
+        raise ValueError(
+            f"mask={str(path)!r}: is {image.width} x {image.height}, must be the image's {size[0]} x {size[1]}"
+        )
+    return np.asarray(image, np.float32)[..., None] / 255.0

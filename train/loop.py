@@ -38,9 +38,8 @@ def make_optimiser(config: Config) -> optax.GradientTransformation:
     )
 
 
-def run(config: Config) -> int:
-    """Train, or go on training: the same command resumes at the newest checkpoint. The exit code."""
-    folder = config.folder
+def prepare(config: Config) -> tuple[ImageFolder, ImageFolder | None, Model]:
+    """The images, the held-out images, and a model with fresh parameters and the vocabulary of the captions."""
     images = ImageFolder.read(config.data, config.captions)
     held_out = ImageFolder.read(config.validation, config.captions) if config.validation else None
     vocabulary = Vocabulary.of(list(images.captions)) if config.captions else None
@@ -48,7 +47,13 @@ def run(config: Config) -> int:
     if vocabulary is not None:
         network = dataclasses.replace(network, vocabulary=vocabulary.size, words=vocabulary.length)
     model = Model.create(network, config.sde, config.parametrisation, config.seed, vocabulary)
+    return images, held_out, model
 
+
+def run(config: Config) -> int:
+    """Train, or go on training: the same command resumes at the newest checkpoint. The exit code."""
+    folder = config.folder
+    images, held_out, model = prepare(config)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / "config.json", config_to_json(config).encode())
     optimiser = make_optimiser(config)
@@ -60,9 +65,9 @@ def run(config: Config) -> int:
     train_step = make_train_step(
         model.graph, config.sde, config.parametrisation, config.objective, optimiser, config.ema_decay, config.seed
     )
-    tokens = None if vocabulary is None else vocabulary.encode(list(images.captions))
+    tokens = None if model.vocabulary is None else model.vocabulary.encode(list(images.captions))
     stream = batches(
-        images, network.shape, tokens, batch=config.batch, seed=config.seed, flip=config.flip, start=start
+        images, model.shape, tokens, batch=config.batch, seed=config.seed, flip=config.flip, start=start
     )
     console = Console(config, start, len(images.files), model.parameter_count)
     interrupted = _catch_signals()
@@ -95,14 +100,13 @@ def run(config: Config) -> int:
                 since = time.perf_counter()
             if step % config.checkpoint_every == 0 or last:
                 checkpoints.save(state)
+                save(folder / "snapshot", dataclasses.replace(model, params=state.ema))
             if interrupted:
                 break
     checkpoints.close()
     if interrupted:
         print(f"stopped at step {int(state.step)}; the same command goes on from there", file=sys.stderr)
         return 130
-    snapshot = dataclasses.replace(model, params=state.ema)
-    save(folder / "snapshot", snapshot)
     print(json.dumps({"steps": int(state.step), "snapshot": str(folder / "snapshot")}))
     return 0
 

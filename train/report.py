@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 import warnings
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,18 @@ def _denoiser_error(denoiser: Denoiser, sde: SDE, t: jax.Array, images: jax.Arra
     return jnp.mean(jnp.square(denoiser(t, sde.perturb(t, images, noise)) - images))
 
 
+def quiet_denoiser(model: Model, captions: Sequence[str] | None, guidance: float | None = None) -> Denoiser:
+    """The denoiser for captions that may have words of their own, as held-out ones do, without the warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordWarning)
+        return model.denoiser(captions, guidance)
+
+
 def validation_loss(model: Model, params: Any, images: ImageFolder, seed: int, count: int = 256) -> dict[str, float]:
     """E |D - x0|^2 per value at fixed noise levels, on the first `count` held-out images with their captions."""
     batch = jnp.asarray(normalise(np.stack([decode(path, model.shape) for path in images.files[:count]])))
     captions = images.captions[:count] if model.vocabulary is not None else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownWordWarning)  # held-out names may have words of their own
-        denoiser = dataclasses.replace(model, params=params).denoiser(captions)
+    denoiser = quiet_denoiser(dataclasses.replace(model, params=params), captions)
     losses = {}
     for i, level in enumerate(VALIDATION_LEVELS):
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), batch.shape)
@@ -98,10 +104,8 @@ def sample_sheet(path: Path, model: Model, state: TrainState, images: ImageFolde
     chosen = np.linspace(0, len(images.files) - 1, count).astype(int)
     prompts = [images.captions[i] for i in chosen] if model.vocabulary is not None else None
     rows = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnknownWordWarning)
-        for params in (state.params, state.ema):
-            denoiser = dataclasses.replace(model, params=params).denoiser(prompts)
-            drawn = sample(denoiser, model.sde, keys(range(count)), model.shape, sampler=Sampler(steps=20))
-            rows.extend(to_image(image) for image in np.asarray(drawn))
+    for params in (state.params, state.ema):
+        denoiser = quiet_denoiser(dataclasses.replace(model, params=params), prompts)
+        drawn = sample(denoiser, model.sde, keys(range(count)), model.shape, sampler=Sampler(steps=20))
+        rows.extend(to_image(image) for image in np.asarray(drawn))
     save_png(path, contact_sheet(rows, columns=count, scale=1 if model.shape[0] > 64 else 2))

@@ -1,0 +1,426 @@
+"""The command line: thin shells over the library. Bad input is one sentence and exit code 2, with nothing written."""
+
+import contextlib
+import dataclasses
+import difflib
+import importlib.metadata
+import io
+import json
+import re
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import tyro
+from tyro.conf import Positional
+
+T = TypeVar("T")
+
+_USAGE = """usage: sdejax VERB ...
+
+  edit    a guide (strokes, a composite, a photo) to an image of the model: SDEdit
+  sync    an image by what two prompts differ in: sync-SDE
+  sample  images from noise
+  train   a model on a folder of images
+  env     versions, devices, what is optional and missing
+
+sdejax VERB --help lists a verb's options."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a command solves, and where it writes."""
+
+    out: str = "out"
+    """The folder to write: one PNG per seed with its JSON, and a contact sheet."""
+    seeds: str = "0"
+    """Seeds such as 7, 0-63 or 0-3,8; an image is its seed."""
+    steps: int = 50
+    """Solver steps, at least 1."""
+    stochasticity: float = 1.0
+    """1 solves the reverse SDE, 0 the probability-flow ODE."""
+    grid: Literal["log_snr", "time", "edm"] = "log_snr"
+    """Where the steps lie."""
+    order: Literal[1, 2] = 2
+    """Order of the exponential solver."""
+    batch: int = 32
+    """How many images are computed at once."""
+    json: bool = False
+    """One JSON object per image on standard output, for machines."""
+
+
+_Run = Annotated[Run, tyro.conf.arg(name="")]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """SDEdit: noise on a guide up to `strength`, then the reverse SDE. More strength is more realistic, less faithful."""
+
+    snapshot: Positional[str]
+    """A snapshot folder."""
+    guide: Positional[str]
+    """An image of any size; the result has its size."""
+    strength: float = 0.5
+    """The time in (0, 1] that the edit starts from."""
+    mask: str | None = None
+    """An image of the guide's size: white is edited, black is kept bit for bit, grey is edited less."""
+    repeats: int = 1
+    """How often the result is fed back as the guide."""
+    prompt: str = ""
+    """What to edit towards, for a model with text."""
+    guidance: float | None = None
+    """Classifier-free guidance scale for the prompt."""
+    run: _Run = Run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sync:
+    """sync-SDE: edit an image by what two prompts differ in, and keep the rest."""
+
+    snapshot: Positional[str]
+    """A snapshot folder of a model with text."""
+    image: Positional[str]
+    """An image of any size; the result has its size."""
+    source: str
+    """What the image shows."""
+    target: str
+    """What it should show."""
+    strength: float = 0.8
+    """The time in (0, 1] that the edit starts from; more changes more."""
+    mask: str | None = None
+    """An image of the image's size: white is edited, black is kept bit for bit, grey is edited less."""
+    source_guidance: float | None = None
+    """Classifier-free guidance scale for the source."""
+    target_guidance: float | None = None
+    """Classifier-free guidance scale for the target."""
+    coupling: str = "synchronous"
+    """synchronous, resampled, resampled(N), independent, correlated(RHO) or reflection."""
+    run: _Run = Run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Images from noise."""
+
+    snapshot: Positional[str]
+    """A snapshot folder."""
+    prompt: str = ""
+    """What to draw, for a model with text."""
+    guidance: float | None = None
+    """Classifier-free guidance scale for the prompt."""
+    run: _Run = Run()
+
+
+@dataclasses.dataclass(frozen=True)
+class Env:
+    """Versions, devices, and what is optional and missing."""
+
+    json: bool = False
+    """One JSON object, for machines."""
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "7", "0-63" or "0-3,8" to seeds.
+
+    **Raises:** `ValueError` for anything else.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if first > last or last >= 2**32:
+            raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
+        seeds.extend(range(first, last + 1))
+    return seeds
+
+
+def _parse(command: type[T], prog: str, arguments: Sequence[str]) -> T:
+    """Words to a command; what is wrong with them becomes one sentence.
+
+    **Raises:** `ValueError` for an unknown option or a wrong value.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed, unknown = tyro.cli(command, prog=prog, args=list(arguments), return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"[─-╿]|For full helptext.*", " ", said.getvalue(), flags=re.DOTALL)
+        raise ValueError(" ".join(text.split())) from None
+    if unknown:
+        raise ValueError(unknown_option(unknown[0], command))
+    return parsed
+
+
+def unknown_option(word: str, command: type) -> str:
+    """What to say of an option that a dataclass of options does not have."""
+    near = difflib.get_close_matches(word.split("=")[0], option_names(command), n=1, cutoff=0.5)
+    return f"{word!r}: no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
+
+
+def option_names(command: Any, prefix: str = "--") -> list[str]:
+    """The option names of a dataclass of options, those of its dataclass fields included."""
+    names = []
+    for field in dataclasses.fields(command):
+        name = field.name.replace("_", "-")
+        inner = field.default if dataclasses.is_dataclass(field.default) else None
+        names.append(prefix + name)
+        if inner is not None:
+            names.extend(option_names(inner, prefix if isinstance(inner, Run) else f"{prefix}{name}."))
+    return names
+
+
+def _edit(command: Edit) -> int:
+    import sdejax as sj
+
+    seeds, sampler = parse_seeds(command.run.seeds), _sampler(command.run)
+    model = sj.load(command.snapshot)
+    denoiser = model.denoiser(command.prompt, command.guidance)
+    guide = _Input(command.guide, command.mask, model.shape)
+
+    def compute(keys):
+        return sj.sdedit(
+            denoiser,
+            model.sde,
+            guide.image,
+            keys,
+            strength=command.strength,
+            mask=guide.mask,
+            repeats=command.repeats,
+            sampler=sampler,
+        )
+
+    return _produce(command, model, seeds, compute, guide.replaced, guide.shown)
+
+
+def _sync(command: Sync) -> int:
+    import sdejax as sj
+
+    seeds, sampler = parse_seeds(command.run.seeds), _sampler(command.run)
+    model = sj.load(command.snapshot)
+    source = model.denoiser(command.source, command.source_guidance)
+    target = model.denoiser(command.target, command.target_guidance)
+    given = _Input(command.image, command.mask, model.shape)
+
+    def compute(keys):
+        return sj.sync_sde(
+            source,
+            target,
+            model.sde,
+            given.image,
+            keys,
+            strength=command.strength,
+            mask=given.mask,
+            sampler=sampler,
+            coupling=command.coupling,
+        )
+
+    return _produce(command, model, seeds, compute, given.changed, given.shown)
+
+
+def _sample(command: Sample) -> int:
+    import sdejax as sj
+    from sdejax.images import to_image
+
+    seeds, sampler = parse_seeds(command.run.seeds), _sampler(command.run)
+    model = sj.load(command.snapshot)
+    denoiser = model.denoiser(command.prompt, command.guidance)
+
+    def compute(keys):
+        return sj.sample(denoiser, model.sde, keys, model.shape, sampler=sampler)
+
+    return _produce(command, model, seeds, compute, to_image, [])
+
+
+def _sampler(run: Run) -> Any:
+    import sdejax as sj
+
+    if run.batch < 1:
+        raise ValueError(f"--batch={run.batch}: must be at least 1")
+    return sj.Sampler(run.steps, run.grid, sj.Exponential(run.order), run.stochasticity)
+
+
+class _Input:
+    """A picture of any size and its mask, as the model takes them; and a result at the picture's size again."""
+
+    def __init__(self, path: str, mask: str | None, shape: tuple[int, int, int]):
+        from sdejax.images import Placement, open_image, open_mask, to_array, to_image
+
+        opened = open_image(path, shape[2])
+        self.placement = Placement.of(opened.size, shape)
+        self.picture = to_array(opened).reshape(opened.height, opened.width, shape[2])
+        self.image = self.placement.to_model(self.picture)[None]
+        self.mask = self.full_mask = None
+        if mask is not None:
+            self.full_mask = open_mask(mask, opened.size)
+            self.mask = np.clip(self.placement.to_model(self.full_mask), 0.0, 1.0)[None]
+        self.shown = [to_image(self.picture)]
+
+    def replaced(self, result: np.ndarray) -> Any:
+        """The result in place of the picture, but for what the mask keeps."""
+        return self._finish(self.placement.from_model(result))
+
+    def changed(self, result: np.ndarray) -> Any:
+        """The change that the edit made, added to the picture, whose own detail it keeps."""
+        if self.placement.exact:
+            return self._finish(result)
+        return self._finish(self.picture + self.placement.from_model(result - self.image[0]))
+
+    def _finish(self, picture: np.ndarray) -> Any:
+        from sdejax.images import to_image
+
+        return to_image(picture if self.full_mask is None else np.where(self.full_mask > 0, picture, self.picture))
+
+
+def _produce(
+    command: Edit | Sync | Sample,
+    model: Any,
+    seeds: list[int],
+    compute: Callable[[Any], Any],
+    finish: Callable[[np.ndarray], Any],
+    shown: list[Any],
+) -> int:
+    """Compute an image per seed, batch by batch, and write them, their JSON, and one contact sheet."""
+    import sdejax as sj
+    from sdejax.images import contact_sheet, save_png, write_atomically
+
+    run = command.run
+    batch = min(run.batch, len(seeds))
+    chunks = [seeds[i : i + batch] for i in range(0, len(seeds), batch)]
+    out, pictures = Path(run.out), list(shown)
+    started = time.perf_counter()
+    for done, chunk in enumerate(chunks):
+        # The last batch is filled up, so that one program serves them all.
+        keys = sj.keys(chunk + [chunk[-1]] * (batch - len(chunk)))
+        with _writable(out):
+            results = np.asarray(compute(keys))[: len(chunk)]
+            images = [finish(result) for result in results]
+        for seed, image in zip(chunk, images, strict=True):
+            file = out / f"{seed:06d}.png"
+            save_png(file, image)
+            record = _provenance(command, model, seed)
+            write_atomically(file.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+            if run.json:
+                print(json.dumps({"seed": seed, "file": str(file)}), flush=True)
+        pictures += images
+        _tell(f"{done * batch + len(chunk)} of {len(seeds)} images, {time.perf_counter() - started:.1f} s")
+    sheet = out / "sheet.png"
+    save_png(sheet, contact_sheet(pictures[:256]))
+    print(json.dumps({"sheet": str(sheet)}) if run.json else f"{len(seeds)} images in {out}, together in {sheet}")
+    return 0
+
+
+@contextlib.contextmanager
+def _writable(out: Path):
+    """Make the folder before the work, and take it away again if nothing came of it.
+
+    **Raises:** `ValueError` where it cannot be written.
+    """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out={str(out)!r}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    except BaseException:
+        for folder in made:
+            folder.rmdir()
+        raise
+
+
+def _provenance(command: Edit | Sync | Sample, model: Any, seed: int) -> dict[str, Any]:
+    """What reproduces one image."""
+    return {
+        "command": type(command).__name__.lower(),
+        **dataclasses.asdict(command),
+        "seed": seed,
+        "snapshot_hash": model.source,
+        "versions": {name: importlib.metadata.version(name) for name in ("sdejax", "jax", "jaxlib", "diffrax", "flax")},
+    }
+
+
+def _tell(text: str) -> None:
+    """Progress: one line rewritten on a terminal, plain lines elsewhere."""
+    terminal = sys.stderr.isatty()
+    print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+
+
+def _env(command: Env) -> int:
+    import platform
+
+    import jax
+
+    names = ("sdejax", "jax", "jaxlib", "diffrax", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "pillow")
+    found: dict[str, Any] = {"python": platform.python_version()}
+    found |= {name: _version(name) for name in names}
+    found["backend"] = jax.default_backend()
+    found["devices"] = [f"{device.device_kind} {device.id}" for device in jax.devices()]
+    missing = {name: use for name, use in _OPTIONAL.items() if _version(name) is None}
+    if command.json:
+        print(json.dumps({**found, "optional_missing": missing}))
+        return 0
+    for name, value in found.items():
+        print(f"{name:18} {', '.join(value) if isinstance(value, list) else value or 'missing'}")
+    for name, use in missing.items():
+        print(f"{name:18} missing, optional: {use}")
+    return 0
+
+
+_OPTIONAL = {"pytest": "tests, pip install sdejax[test]", "ruff": "lint, sdejax[test]", "pyright": "types, sdejax[test]"}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+_VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
+    "edit": (Edit, _edit),
+    "sync": (Sync, _sync),
+    "sample": (Sample, _sample),
+    "env": (Env, _env),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for bad input, 130 where the person stopped it."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_USAGE, file=sys.stdout if arguments else sys.stderr)
+        return 0 if arguments else 2
+    verb, rest = arguments[0], arguments[1:]
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        if verb == "--version":
+            print(_version("sdejax"))
+            return 0
+        if verb == "train":
+            from train.command import main as train
+
+            return train(rest)
+        if verb not in _VERBS:
+            verbs = [*_VERBS, "train"]
+            raise ValueError(f"{verb!r}: no such verb; the verbs are {', '.join(verbs)}")
+        command, action = _VERBS[verb]
+        return action(_parse(command, f"sdejax {verb}", rest))
+    except (ValueError, OSError) as error:
+        print("error: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
