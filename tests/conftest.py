@@ -1,0 +1,39 @@
+"""Four devices on any machine, a counter of compilations, and the processes that every law is tested on."""
+
+import os
+
+import jax
+import pytest
+
+from sdejax.sde import VESDE, VPSDE, RectifiedFlow, SubVPSDE
+
+jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
+jax.config.update("jax_num_cpu_devices", 4)
+
+_compiled = []
+
+
+def _listen(event, seconds, **kwargs):
+    if event == "/jax/core/compile/backend_compile_duration":
+        _compiled.append(seconds)
+
+
+jax.monitoring.register_event_duration_secs_listener(_listen)
+
+
+@pytest.fixture(params=[VPSDE(), VESDE(), SubVPSDE(), RectifiedFlow()], ids=["VP", "VE", "subVP", "RF"])
+def sde(request):
+    """The four processes with their default parameters."""
+    return request.param
+
+
+@pytest.fixture
+def compilations():
+    """A function that says how many programs XLA has compiled while a given function ran."""
+
+    def count(function):
+        before = len(_compiled)
+        jax.block_until_ready(function())
+        return len(_compiled) - before
+
+    return count
