@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sdejax.parallel import image_mesh, spread
     from sdejax.sample import keys, sample
     from sdejax.sampler import Exponential, Sampler
-    from sdejax.sde import SDE, RectifiedFlow, SubVPSDE, VESDE, VPSDE
+    from sdejax.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 
 _HOMES = {
     "brownian": ("BrownianPaths",),

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdejax.denoiser import pytree, static_field
+from sdejax.denoiser import STATIC, pytree
 
 _LOG_TAU_HI, _LOG_TAU_LO = 2.0 * math.log(1e4), 2.0 * math.log(1e-4)
 LOG_TAU_RANGE = _LOG_TAU_HI - _LOG_TAU_LO
@@ -42,9 +42,9 @@ class BrownianPaths:
     """
 
     keys: jax.Array
-    shape: tuple[int, ...] = static_field()
-    depth: int = static_field(default=12)
-    levy_area: type = static_field(default=diffrax.BrownianIncrement)
+    shape: tuple[int, ...] = dataclasses.field(metadata=STATIC)
+    depth: int = dataclasses.field(default=12, metadata=STATIC)
+    levy_area: type = dataclasses.field(default=diffrax.BrownianIncrement, metadata=STATIC)
 
     def start(self) -> jax.Array:
         """Unit noise (b, *shape), independent of the path: the noise of the state a solver starts from."""
@@ -53,7 +53,7 @@ class BrownianPaths:
     def evaluate(self, s: ArrayLike) -> jax.Array:
         """W(s), of shape (b, *shape), for a scalar s in [0, 1]."""
         s = jnp.clip(jnp.asarray(s, jnp.float32), 0.0, 1.0)
-        return jax.vmap(lambda key: self._tree(key).evaluate(s))(self.keys)
+        return jax.vmap(lambda key: self._tree(key).evaluate(s))(self.keys)  # pyright: ignore[reportReturnType]
 
     def increment(self, s0: ArrayLike, s1: ArrayLike) -> diffrax.AbstractBrownianIncrement:
         """W(s1) - W(s0) with the Levy area that a solver asked for; leaves (b, *shape), `dt` (b,)."""

@@ -5,7 +5,6 @@ process, vocabulary) and params.safetensors; `sdejax.load` takes it. A *checkpoi
 whole training state, in orbax's format, by step.
 """
 
-import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -95,20 +94,15 @@ def _unflatten(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
     return nnx.from_flat_state(filled)
 
 
-@dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one run, below a folder: asynchronous and atomic, the newest `kept` of them."""
 
-    folder: Path
-    kept: int = 2
-
-    def __post_init__(self) -> None:
+    def __init__(self, folder: Path, kept: int = 2):
         import orbax.checkpoint as ocp
 
         # orbax takes absolute paths only.
-        options = ocp.CheckpointManagerOptions(max_to_keep=self.kept, cleanup_tmp_directories=True)
-        manager = ocp.CheckpointManager(self.folder.absolute(), options=options)
-        object.__setattr__(self, "_manager", manager)
+        options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""

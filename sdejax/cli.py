@@ -8,14 +8,10 @@ import io
 import json
 import re
 import sys
-import tempfile
-import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
 import tyro
 from tyro.conf import Positional
 
@@ -59,7 +55,7 @@ _Run = Annotated[Run, tyro.conf.arg(name="")]
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """SDEdit: noise on a guide up to `strength`, then the reverse SDE. More strength is more realistic, less faithful."""
+    """SDEdit: noise on a guide up to `strength`, then the reverse SDE. More is more realistic, less more faithful."""
 
     snapshot: Positional[str]
     """A snapshot folder."""
@@ -139,7 +135,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-def _parse(command: type[T], prog: str, arguments: Sequence[str]) -> T:
+def parse(command: type[T], prog: str, arguments: Sequence[str], default: T | None = None) -> T:
     """Words to a command; what is wrong with them becomes one sentence.
 
     **Raises:** `ValueError` for an unknown option or a wrong value.
@@ -147,24 +143,34 @@ def _parse(command: type[T], prog: str, arguments: Sequence[str]) -> T:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            parsed, unknown = tyro.cli(command, prog=prog, args=list(arguments), return_unknown_args=True)
+            parsed, unknown = tyro.cli(
+                command,
+                prog=prog,
+                args=list(arguments),
+                default=tyro.MISSING_NONPROP if default is None else default,
+                return_unknown_args=True,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
         text = re.sub(r"[─-╿]|For full helptext.*", " ", said.getvalue(), flags=re.DOTALL)
-        raise ValueError(" ".join(text.split())) from None
+        text = re.sub(
+            r"^ *(Value error|Parsing error|Required options)? *|Argument helptext:.*", "", " ".join(text.split())
+        )
+        raise ValueError(text.strip()) from None
     if unknown:
-        raise ValueError(unknown_option(unknown[0], command))
+        raise ValueError(_unknown_option(unknown[0], command))
     return parsed
 
 
-def unknown_option(word: str, command: type) -> str:
+def _unknown_option(word: str, command: type) -> str:
     """What to say of an option that a dataclass of options does not have."""
-    near = difflib.get_close_matches(word.split("=")[0], option_names(command), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word.split("=")[0], _option_names(command), n=1, cutoff=0.5)
     return f"{word!r}: no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
 
 
-def option_names(command: Any, prefix: str = "--") -> list[str]:
+def _option_names(command: Any, prefix: str = "--") -> list[str]:
     """The option names of a dataclass of options, those of its dataclass fields included."""
     names = []
     for field in dataclasses.fields(command):
@@ -172,17 +178,18 @@ def option_names(command: Any, prefix: str = "--") -> list[str]:
         inner = field.default if dataclasses.is_dataclass(field.default) else None
         names.append(prefix + name)
         if inner is not None:
-            names.extend(option_names(inner, prefix if isinstance(inner, Run) else f"{prefix}{name}."))
+            names.extend(_option_names(inner, prefix if isinstance(inner, Run) else f"{prefix}{name}."))
     return names
 
 
 def _edit(command: Edit) -> int:
     import sdejax as sj
+    from sdejax.produce import Input, produce
 
     seeds, sampler = parse_seeds(command.run.seeds), _sampler(command.run)
     model = sj.load(command.snapshot)
     denoiser = model.denoiser(command.prompt, command.guidance)
-    guide = _Input(command.guide, command.mask, model.shape)
+    guide = Input(command.guide, command.mask, model.shape)
 
     def compute(keys):
         return sj.sdedit(
@@ -196,17 +203,18 @@ def _edit(command: Edit) -> int:
             sampler=sampler,
         )
 
-    return _produce(command, model, seeds, compute, guide.replaced, guide.shown)
+    return produce(command, model, seeds, compute, guide.replaced, guide.shown)
 
 
 def _sync(command: Sync) -> int:
     import sdejax as sj
+    from sdejax.produce import Input, produce
 
     seeds, sampler = parse_seeds(command.run.seeds), _sampler(command.run)
     model = sj.load(command.snapshot)
     source = model.denoiser(command.source, command.source_guidance)
     target = model.denoiser(command.target, command.target_guidance)
-    given = _Input(command.image, command.mask, model.shape)
+    given = Input(command.image, command.mask, model.shape)
 
     def compute(keys):
         return sj.sync_sde(
@@ -221,12 +229,13 @@ def _sync(command: Sync) -> int:
             coupling=command.coupling,
         )
 
-    return _produce(command, model, seeds, compute, given.changed, given.shown)
+    return produce(command, model, seeds, compute, given.changed, given.shown)
 
 
 def _sample(command: Sample) -> int:
     import sdejax as sj
     from sdejax.images import to_image
+    from sdejax.produce import produce
 
     seeds, sampler = parse_seeds(command.run.seeds), _sampler(command.run)
     model = sj.load(command.snapshot)
@@ -235,7 +244,7 @@ def _sample(command: Sample) -> int:
     def compute(keys):
         return sj.sample(denoiser, model.sde, keys, model.shape, sampler=sampler)
 
-    return _produce(command, model, seeds, compute, to_image, [])
+    return produce(command, model, seeds, compute, to_image, [])
 
 
 def _sampler(run: Run) -> Any:
@@ -244,114 +253,6 @@ def _sampler(run: Run) -> Any:
     if run.batch < 1:
         raise ValueError(f"--batch={run.batch}: must be at least 1")
     return sj.Sampler(run.steps, run.grid, sj.Exponential(run.order), run.stochasticity)
-
-
-class _Input:
-    """A picture of any size and its mask, as the model takes them; and a result at the picture's size again."""
-
-    def __init__(self, path: str, mask: str | None, shape: tuple[int, int, int]):
-        from sdejax.images import Placement, open_image, open_mask, to_array, to_image
-
-        opened = open_image(path, shape[2])
-        self.placement = Placement.of(opened.size, shape)
-        self.picture = to_array(opened).reshape(opened.height, opened.width, shape[2])
-        self.image = self.placement.to_model(self.picture)[None]
-        self.mask = self.full_mask = None
-        if mask is not None:
-            self.full_mask = open_mask(mask, opened.size)
-            self.mask = np.clip(self.placement.to_model(self.full_mask), 0.0, 1.0)[None]
-        self.shown = [to_image(self.picture)]
-
-    def replaced(self, result: np.ndarray) -> Any:
-        """The result in place of the picture, but for what the mask keeps."""
-        return self._finish(self.placement.from_model(result))
-
-    def changed(self, result: np.ndarray) -> Any:
-        """The change that the edit made, added to the picture, whose own detail it keeps."""
-        if self.placement.exact:
-            return self._finish(result)
-        return self._finish(self.picture + self.placement.from_model(result - self.image[0]))
-
-    def _finish(self, picture: np.ndarray) -> Any:
-        from sdejax.images import to_image
-
-        return to_image(picture if self.full_mask is None else np.where(self.full_mask > 0, picture, self.picture))
-
-
-def _produce(
-    command: Edit | Sync | Sample,
-    model: Any,
-    seeds: list[int],
-    compute: Callable[[Any], Any],
-    finish: Callable[[np.ndarray], Any],
-    shown: list[Any],
-) -> int:
-    """Compute an image per seed, batch by batch, and write them, their JSON, and one contact sheet."""
-    import sdejax as sj
-    from sdejax.images import contact_sheet, save_png, write_atomically
-
-    run = command.run
-    batch = min(run.batch, len(seeds))
-    chunks = [seeds[i : i + batch] for i in range(0, len(seeds), batch)]
-    out, pictures = Path(run.out), list(shown)
-    started = time.perf_counter()
-    for done, chunk in enumerate(chunks):
-        # The last batch is filled up, so that one program serves them all.
-        keys = sj.keys(chunk + [chunk[-1]] * (batch - len(chunk)))
-        with _writable(out):
-            results = np.asarray(compute(keys))[: len(chunk)]
-            images = [finish(result) for result in results]
-        for seed, image in zip(chunk, images, strict=True):
-            file = out / f"{seed:06d}.png"
-            save_png(file, image)
-            record = _provenance(command, model, seed)
-            write_atomically(file.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
-            if run.json:
-                print(json.dumps({"seed": seed, "file": str(file)}), flush=True)
-        pictures += images
-        _tell(f"{done * batch + len(chunk)} of {len(seeds)} images, {time.perf_counter() - started:.1f} s")
-    sheet = out / "sheet.png"
-    save_png(sheet, contact_sheet(pictures[:256]))
-    print(json.dumps({"sheet": str(sheet)}) if run.json else f"{len(seeds)} images in {out}, together in {sheet}")
-    return 0
-
-
-@contextlib.contextmanager
-def _writable(out: Path):
-    """Make the folder before the work, and take it away again if nothing came of it.
-
-    **Raises:** `ValueError` where it cannot be written.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out={str(out)!r}: cannot be written ({error.strerror})") from None
-    try:
-        yield
-    except BaseException:
-        for folder in made:
-            folder.rmdir()
-        raise
-
-
-def _provenance(command: Edit | Sync | Sample, model: Any, seed: int) -> dict[str, Any]:
-    """What reproduces one image."""
-    return {
-        "command": type(command).__name__.lower(),
-        **dataclasses.asdict(command),
-        "seed": seed,
-        "snapshot_hash": model.source,
-        "versions": {name: importlib.metadata.version(name) for name in ("sdejax", "jax", "jaxlib", "diffrax", "flax")},
-    }
-
-
-def _tell(text: str) -> None:
-    """Progress: one line rewritten on a terminal, plain lines elsewhere."""
-    terminal = sys.stderr.isatty()
-    print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 
 
 def _env(command: Env) -> int:
@@ -375,7 +276,11 @@ def _env(command: Env) -> int:
     return 0
 
 
-_OPTIONAL = {"pytest": "tests, pip install sdejax[test]", "ruff": "lint, sdejax[test]", "pyright": "types, sdejax[test]"}
+_OPTIONAL = {
+    "pytest": "tests, pip install sdejax[test]",
+    "ruff": "lint, sdejax[test]",
+    "pyright": "types, sdejax[test]",
+}
 
 
 def _version(name: str) -> str | None:
@@ -413,7 +318,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             verbs = [*_VERBS, "train"]
             raise ValueError(f"{verb!r}: no such verb; the verbs are {', '.join(verbs)}")
         command, action = _VERBS[verb]
-        return action(_parse(command, f"sdejax {verb}", rest))
+        return action(parse(command, f"sdejax {verb}", rest))
     except (ValueError, OSError) as error:
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
         return 2

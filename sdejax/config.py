@@ -9,7 +9,7 @@ from typing import Any
 from sdejax.model import Parametrisation
 from sdejax.nn.ncsnpp import NCSNppConfig
 from sdejax.nn.text import Vocabulary
-from sdejax.sde import SDE, RectifiedFlow, SubVPSDE, VESDE, VPSDE
+from sdejax.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
 from sdejax.training import Objective
 
 _SDES: tuple[type[SDE], ...] = (VPSDE, SubVPSDE, VESDE, RectifiedFlow)
@@ -111,7 +111,9 @@ def architecture_from_json(
     data: dict[str, Any],
 ) -> tuple[NCSNppConfig, SDE, Parametrisation, Vocabulary | None]:
     """The inverse of `architecture_to_json`."""
-    network = {key: tuple(value) if isinstance(value, list) else value for key, value in data["network"].items()}
+    network: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data["network"].items()
+    }
     words = data["vocabulary"]
     return (
         NCSNppConfig(**network),

@@ -73,13 +73,11 @@ def score(denoiser: Denoiser, sde: SDE, t: ArrayLike, x: jax.Array) -> jax.Array
     return (alpha * denoiser(t, x) - x) / jnp.square(sigma)
 
 
-def static_field(**kwargs):
-    """A dataclass field that is part of the program, not of the data."""
-    return dataclasses.field(metadata={"static": True}, **kwargs)
+STATIC = {"static": True}  # metadata of a dataclass field that is part of the program, not of the data
 
 
 def pytree(cls: type[T]) -> type[T]:
-    """Register a dataclass: fields made with `static_field` are static, the others are leaves."""
+    """Register a dataclass: fields with the metadata `STATIC` are static, the others are leaves."""
     return jax.tree_util.register_dataclass(cls)
 
 
@@ -126,7 +124,7 @@ class GuidedDenoiser:
 class GaussianDenoiser:
     """Exact for data N(mean, std^2), pixel by pixel; mean and std broadcast to an image (eq. 7)."""
 
-    sde: SDE = static_field()
+    sde: SDE = dataclasses.field(metadata=STATIC)
     mean: ArrayLike = 0.0
     std: ArrayLike = 1.0
 
@@ -144,7 +142,7 @@ class GaussianDenoiser:
 class MixtureDenoiser:
     """Exact for a mixture of isotropic Gaussians (eq. 7): weights (k,), means (k, *shape), stds () or (k,)."""
 
-    sde: SDE = static_field()
+    sde: SDE = dataclasses.field(metadata=STATIC)
     weights: ArrayLike
     means: ArrayLike
     stds: ArrayLike
@@ -174,7 +172,7 @@ class DatasetDenoiser:
     softmax over -|x / alpha - x_i|^2 / 2 tau. Costs one pass over the data set per image and call.
     """
 
-    sde: SDE = static_field()
+    sde: SDE = dataclasses.field(metadata=STATIC)
     data: ArrayLike
 
     def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:

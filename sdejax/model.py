@@ -14,9 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from sdejax.denoiser import Denoiser, GuidedDenoiser, PerImage, Prediction, denoised, pytree, static_field
+from sdejax.denoiser import STATIC, Denoiser, GuidedDenoiser, PerImage, Prediction, denoised, pytree
 from sdejax.nn.ncsnpp import NCSNppConfig
 from sdejax.nn.text import Vocabulary
 from sdejax.sde import SDE, per_image
@@ -61,9 +62,9 @@ class Parametrisation:
 class NetworkDenoiser:
     """A network as a denoiser (eq. 6). Parameters and tokens are leaves, the rest is static."""
 
-    graph: Any = static_field()
-    sde: SDE = static_field()
-    parametrisation: Parametrisation = static_field()
+    graph: Any = dataclasses.field(metadata=STATIC)
+    sde: SDE = dataclasses.field(metadata=STATIC)
+    parametrisation: Parametrisation = dataclasses.field(metadata=STATIC)
     params: Any
     tokens: jax.Array | PerImage | None = None
 
@@ -149,7 +150,7 @@ class Model:
             if negative:
                 raise ValueError(f"negative={negative!r}: needs a guidance scale")
             return conditional
-        if not isinstance(guidance, jax.core.Tracer) and not np.all(np.isfinite(guidance)):
+        if not isinstance(guidance, Tracer) and not np.all(np.isfinite(guidance)):
             raise ValueError(f"guidance={guidance}: must be a finite number")
         return GuidedDenoiser(conditional, self._given(negative), np.float32(guidance))  # pyright: ignore[reportArgumentType]
 
@@ -158,10 +159,9 @@ class Model:
         if self.vocabulary is not None:
             captions = [prompt] if isinstance(prompt, str) else list(prompt)
             _warn_of_unknown_words(self.vocabulary, captions)
-            tokens = self.vocabulary.encode(captions)
-            if not isinstance(prompt, str):
-                tokens = PerImage(tokens)
-        return NetworkDenoiser(self.graph, self.sde, self.parametrisation, self.params, tokens)  # pyright: ignore[reportArgumentType]
+            encoded: Any = self.vocabulary.encode(captions)  # numpy: a new prompt must compile nothing
+            tokens = encoded if isinstance(prompt, str) else PerImage(encoded)
+        return NetworkDenoiser(self.graph, self.sde, self.parametrisation, self.params, tokens)
 
 
 def _warn_of_unknown_words(vocabulary: Vocabulary, captions: list[str]) -> None:

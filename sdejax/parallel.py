@@ -4,18 +4,19 @@
 legacy wrapper over the same thing.)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sdejax.denoiser import PerImage
 
 
-def image_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+def image_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with one axis, "image", over `devices` (all of them by default)."""
     return Mesh(np.asarray(devices or jax.devices()), ("image",))
 
@@ -27,7 +28,7 @@ def spread(array: jax.Array, mesh: Mesh) -> jax.Array:
 
 def mesh_of(array: Any) -> tuple[Mesh, Any] | None:
     """The mesh, and the axis or axes of it, that the leading axis of `array` is spread over; None on one device."""
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         return None
     sharding = getattr(array, "sharding", None)
     if not isinstance(sharding, NamedSharding) or not isinstance(sharding.mesh, Mesh):
@@ -53,7 +54,5 @@ def over_images(
         is_leaf=lambda leaf: isinstance(leaf, PerImage),
     )
     per_image = tuple(jax.tree.map(lambda _: P(axis), argument) for argument in batched)
-    mapped = jax.shard_map(
-        function, mesh=mesh, in_specs=(specs, *per_image), out_specs=P(axis), check_vma=False
-    )
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=(specs, *per_image), out_specs=P(axis), check_vma=False)
     return mapped(shared, *batched)

@@ -96,7 +96,7 @@ class Sampler:
             falling = all(a > b for a, b in zip(self.grid, self.grid[1:], strict=False))
             if len(self.grid) != self.steps or self.grid[0] != 1.0 or not falling or self.grid[-1] <= 0.0:
                 raise ValueError(
-                    f"grid={self.grid}: a tuple must hold steps={self.steps} fractions that fall from 1 and stay above 0"
+                    f"grid={self.grid}: a tuple must hold steps={self.steps} fractions, falling from 1 and above 0"
                 )
 
     def times(self, sde: SDE, start: jax.Array) -> jax.Array:

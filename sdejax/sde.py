@@ -151,8 +151,7 @@ class VESDE(SDE):
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
             raise ValueError(
-                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: "
-                "must be finite with 0 < sigma_min < sigma_max"
+                f"sigma_min={self.sigma_min}, sigma_max={self.sigma_max}: must be finite with 0 < sigma_min < sigma_max"
             )
 
     def alpha(self, t: ArrayLike) -> jax.Array:
@@ -243,4 +242,6 @@ def _value_and_slope(function, t: ArrayLike) -> tuple[jax.Array, jax.Array]:
 
 def per_image(coefficient: jax.Array, x: ArrayLike) -> jax.Array:
     """A scalar, or (b,) lined up with the leading axis of x."""
-    return jnp.reshape(coefficient, coefficient.shape + (1,) * (jnp.ndim(x) - coefficient.ndim) * (coefficient.ndim > 0))
+    return jnp.reshape(
+        coefficient, coefficient.shape + (1,) * (jnp.ndim(x) - coefficient.ndim) * (coefficient.ndim > 0)
+    )

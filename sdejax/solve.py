@@ -77,9 +77,7 @@ class Problem:
 
     def paths(self, shape: tuple[int, ...], depth: int, levy_area: type) -> tuple[BrownianPaths, ...]:
         """The Brownian paths of the images; only the first streams are drawn where fewer are asked for."""
-        return tuple(
-            BrownianPaths(stream(self.keys, i), shape, depth, levy_area) for i in range(self.components.paths)
-        )
+        return tuple(BrownianPaths(stream(self.keys, i), shape, depth, levy_area) for i in range(self.components.paths))
 
 
 def solve(problem: Problem, state: State, start: jax.Array, sampler: Sampler) -> State:
@@ -89,11 +87,12 @@ def solve(problem: Problem, state: State, start: jax.Array, sampler: Sampler) ->
     """
     if isinstance(sampler.solver, Exponential):
         return _exponential(problem, state, start, sampler, sampler.solver.order)
+    solver = sampler.solver
     if math.inf in problem.components.stochasticity:
         raise ValueError(f"solver={sampler.solver!r}: noise drawn afresh at every step needs Exponential")
     if sampler.controller is None:
-        return _stepped(problem, state, sampler.times(problem.sde, start), sampler.solver)
-    return _adaptive(problem, state, start, sampler)
+        return _stepped(problem, state, sampler.times(problem.sde, start), solver)
+    return _adaptive(problem, state, start, sampler.times(problem.sde, start), solver, sampler.controller)
 
 
 def _log_tau(sde: SDE, t: jax.Array) -> jax.Array:
@@ -118,7 +117,9 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
     times = sampler.times(sde, start)
     log_tau = _log_tau(sde, times)
     noisy = problem.components.noisy
-    paths = problem.paths(state[0].shape[1:], _depth(sampler.steps), diffrax.BrownianIncrement) if noisy else ()
+    paths: tuple[BrownianPaths, ...] = (
+        problem.paths(state[0].shape[1:], _depth(sampler.steps), diffrax.BrownianIncrement) if noisy else ()
+    )
     own = None if problem.begin is None else _log_tau(sde, problem.begin)
     number = jnp.arange(sampler.steps)
     gap = jnp.append(-1.0, jnp.diff(log_tau))
@@ -200,7 +201,7 @@ class _Noise(diffrax.AbstractTerm):
         increments = tuple(path.increment(t0, t1) for path in self.paths)
         if not kwargs.get("use_levy", False):
             return tuple(increment.W for increment in increments)
-        return jax.tree.map(lambda *leaves: leaves if len(leaves) > 1 else leaves[0], *increments)
+        return jax.tree.map(lambda first, *rest: (first, *rest) if rest else first, *increments)
 
     def prod(self, vf, control):
         rates, state = vf
@@ -252,8 +253,9 @@ def _stepped(problem: Problem, state: State, times: jax.Array, solver: diffrax.A
 
         def step(carry, interval):
             scaled, memory = carry
-            moved, _, _, memory, _ = solver.step(terms, *interval, scaled, None, memory, made_jump=False)
-            advanced = interval[1] > interval[0]  # a start below the smallest level has steps of length 0
+            s0, s1 = interval
+            moved, _, _, memory, _ = solver.step(terms, s0, s1, scaled, None, memory, made_jump=False)
+            advanced = s1 > s0  # a start below the smallest level has steps of length 0
             return (tuple(jnp.where(advanced, b, a) for a, b in zip(scaled, moved, strict=True)), memory), None
 
         memory = solver.init(terms, s[0], s[1], scaled, None)
@@ -261,24 +263,30 @@ def _stepped(problem: Problem, state: State, times: jax.Array, solver: diffrax.A
     return _last(problem, times[-1], tuple(x * _scale(problem.sde, times[-1]) for x in scaled))
 
 
-def _adaptive(problem: Problem, state: State, start: jax.Array, sampler: Sampler) -> State:
+def _adaptive(
+    problem: Problem,
+    state: State,
+    start: jax.Array,
+    times: jax.Array,
+    solver: diffrax.AbstractSolver,
+    controller: diffrax.AbstractStepSizeController,
+) -> State:
     """A diffrax solver with steps of its own choice, image by image, so that an image depends on its seed alone."""
     sde = problem.sde
-    assert isinstance(sampler.solver, diffrax.AbstractSolver) and sampler.controller is not None
-    end = sampler.times(sde, start)[-1]
+    end = times[-1]
     s0, s1 = (clock(_log_tau(sde, t)) for t in (start, end))
 
     def one(drive, key, begin, state):
         alone = Problem(drive, problem.components, sde, key[None], None if begin is None else begin[None])
         state = tuple(x[None] for x in state)
         solution = diffrax.diffeqsolve(
-            _terms(alone, state[0].shape[1:], 16, sampler.solver),
-            sampler.solver,
+            _terms(alone, state[0].shape[1:], 16, solver),
+            solver,
             s0,
             s1,
-            (s1 - s0) / sampler.steps,
+            (s1 - s0) / len(times),
             tuple(x / _scale(sde, start) for x in state),
-            stepsize_controller=sampler.controller,
+            stepsize_controller=controller,
             max_steps=100_000,
         )
         assert solution.ys is not None

@@ -104,7 +104,9 @@ def make_train_step(
     average warms up: its decay at step n is at most (1 + n) / (10 + n).
     """
 
-    def update(state: TrainState, images: jax.Array, tokens: jax.Array | None) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(
+        state: TrainState, images: jax.Array, tokens: jax.Array | None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         time_key, noise_key, text_key, dropout_key = jax.random.split(key, 4)
         times = objective.sample_times(time_key, sde, images.shape[0])
@@ -113,9 +115,7 @@ def make_train_step(
             tokens = drop_text(text_key, tokens, objective)
 
         def mean_loss(params):
-            losses = score_matching_loss(
-                graph, sde, parametrisation, params, times, noise, images, tokens, dropout_key
-            )
+            losses = score_matching_loss(graph, sde, parametrisation, params, times, noise, images, tokens, dropout_key)
             return jnp.mean(losses)
 
         loss, gradient = jax.value_and_grad(mean_loss)(state.params)

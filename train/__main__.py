@@ -1,7 +1,7 @@
-"""`python -m train CONFIG [--overrides]`."""
+"""`python -m train CONFIG [--overrides]`: the same as `sdejax train`."""
 
 import sys
 
-from train.command import main
+from sdejax.cli import main
 
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(["train", *sys.argv[1:]]))

@@ -71,10 +71,11 @@ def _card(
     rows = "\n".join(f"| {level} | {loss:.5f} |" for level, loss in losses.items())
     device = jax.devices()[0]
     hardware = f"{os.cpu_count()} cores of {_processor()}" if device.platform == "cpu" else device.device_kind
+    kind = "captioned" if captions else "unlabelled"
     listed = "; ".join(captions[:16])
     return f"""# {config.name}
 
-{model.parameter_count / 1e6:.2f} M parameters, {model.shape[0]} x {model.shape[1]}, {"captioned" if captions else "unlabelled"}.
+{model.parameter_count / 1e6:.2f} M parameters, {model.shape[0]} x {model.shape[1]}, {kind}.
 
 | | |
 |---|---|

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-import tyro
-
+from sdejax.cli import parse
 from sdejax.config import Config, load_config
 
 
 def main(arguments: Sequence[str]) -> int:
     """`CONFIG [--field value ...]`; --help after the config lists every field."""
     if not arguments or arguments[0].startswith("-"):
-        print("usage: sdejax train CONFIG.py [--overrides]\n\nCONFIG.py --help lists every override.")
+        print("usage: sdejax train CONFIG.py [--overrides]\n\nsdejax train CONFIG.py --help lists every override.")
         return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    config = tyro.cli(Config, prog=f"sdejax train {arguments[0]}", args=arguments[1:], default=load_config(arguments[0]))
+    config = parse(Config, f"sdejax train {arguments[0]}", arguments[1:], load_config(arguments[0]))
     from train.loop import run
 
     return run(config)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grain
 import numpy as np
@@ -79,7 +80,7 @@ def normalise(images: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _RandomFlip(grain.transforms.RandomMap):
-    def random_map(self, element: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, element: dict[str, np.ndarray], rng: np.random.Generator) -> Any:
         if rng.random() < 0.5:
             element = {**element, "image": element["image"][:, ::-1]}
         return element

@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 
-
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -33,9 +32,7 @@ def make_optimiser(config: Config) -> optax.GradientTransformation:
         ],
         [settings.warmup, max(settings.warmup, config.steps - decay_steps)],
     )
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip), optax.adam(schedule, settings.beta1, settings.beta2)
-    )
+    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.adam(schedule, settings.beta1, settings.beta2))
 
 
 def prepare(config: Config) -> tuple[ImageFolder, ImageFolder | None, Model]:
@@ -66,16 +63,15 @@ def run(config: Config) -> int:
         model.graph, config.sde, config.parametrisation, config.objective, optimiser, config.ema_decay, config.seed
     )
     tokens = None if model.vocabulary is None else model.vocabulary.encode(list(images.captions))
-    stream = batches(
-        images, model.shape, tokens, batch=config.batch, seed=config.seed, flip=config.flip, start=start
-    )
+    stream = batches(images, model.shape, tokens, batch=config.batch, seed=config.seed, flip=config.flip, start=start)
     console = Console(config, start, len(images.files), model.parameter_count)
     interrupted = _catch_signals()
     since, losses = time.perf_counter(), []
     with console:
         for step in range(start + 1, config.steps + 1):
             batch = next(stream)
-            state, metrics = train_step(state, normalise(batch["image"]), batch.get("tokens"))
+            words = jnp.asarray(batch["tokens"]) if "tokens" in batch else None
+            state, metrics = train_step(state, jnp.asarray(normalise(batch["image"])), words)
             losses.append(metrics["loss"])
             if step % config.log_every == 0 or step == config.steps:
                 loss = float(jnp.mean(jnp.stack(losses)))
@@ -123,5 +119,3 @@ def _catch_signals() -> list[int]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, note)
     return received
-
-

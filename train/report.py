@@ -20,8 +20,8 @@ from sdejax.denoiser import Denoiser
 from sdejax.images import contact_sheet, save_png, to_image
 from sdejax.model import Model, UnknownWordWarning
 from sdejax.sample import keys, sample
-from sdejax.sde import SDE
 from sdejax.sampler import Sampler
+from sdejax.sde import SDE
 from sdejax.training import TrainState
 from train.data import ImageFolder, decode, normalise
 

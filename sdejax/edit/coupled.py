@@ -25,10 +25,11 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from sdejax.brownian import BrownianPaths, stream
-from sdejax.denoiser import PerImage, pytree, static_field
+from sdejax.denoiser import STATIC, PerImage, pytree
 from sdejax.parallel import mesh_of, over_images
 from sdejax.sample import check_keys
 from sdejax.sampler import Exponential, Sampler
@@ -73,7 +74,8 @@ class Coupling:
         except ValueError as error:
             raise ValueError(f"coupling={text!r}: {error}") from None
         raise ValueError(
-            f"coupling={text!r}: must be synchronous, resampled, resampled(N), independent, correlated(RHO) or reflection"
+            f"coupling={text!r}: must be synchronous, resampled, resampled(N), independent, correlated(RHO) "
+            "or reflection"
         )
 
     @property
@@ -116,8 +118,8 @@ class Rule(Protocol):
 class _Pair:
     """The drive of (n, ..., d): noises that nothing drives, and the change that the rule drives."""
 
-    sde: SDE = static_field()
-    coupling: Coupling = static_field()
+    sde: SDE = dataclasses.field(metadata=STATIC)
+    coupling: Coupling = dataclasses.field(metadata=STATIC)
     rule: Rule
     image: PerImage
 
@@ -184,7 +186,7 @@ def edit(
         raise ValueError(
             f"image shape={image.shape}: must be (b, *shape) with b = 1 or the number of keys, {keys.shape[0]}"
         )
-    if not isinstance(repeats, jax.core.Tracer) and (int(repeats) != repeats or repeats < 1):
+    if not isinstance(repeats, Tracer) and (int(repeats) != repeats or repeats < 1):
         raise ValueError(f"repeats={repeats}: must be a whole number of at least 1")
     check_strength(strength)
     full = (keys.shape[0], *image.shape[1:])
@@ -205,7 +207,7 @@ def edit(
 
 def check_strength(strength: ArrayLike) -> None:
     """**Raises:** `ValueError` unless `strength` is one number in (0, 1]."""
-    if isinstance(strength, jax.core.Tracer):
+    if isinstance(strength, Tracer):
         return
     if np.ndim(strength) != 0 or not 0.0 < float(np.asarray(strength)) <= 1.0:
         raise ValueError(f"strength={strength}: must be one number in (0, 1], the time that the edit starts from")
@@ -224,6 +226,6 @@ def _mask(mask: ArrayLike | None, image: jax.Array) -> jax.Array:
         fits = False
     if not fits:
         raise ValueError(f"mask shape={mask.shape}: must be that of the image, {image.shape}, or broadcast to it")
-    if not isinstance(mask, jax.core.Tracer) and not bool(jnp.all((mask >= 0.0) & (mask <= 1.0))):
+    if not isinstance(mask, Tracer) and not bool(jnp.all((mask >= 0.0) & (mask <= 1.0))):
         raise ValueError("mask: every value must be in [0, 1], 0 keeps the pixel and 1 edits it fully")
     return mask

@@ -55,6 +55,4 @@ def sdedit(
 
     **Raises:** `ValueError` for an argument outside its range or of the wrong shape.
     """
-    return edit(
-        _SDEdit(denoiser), sde, guide, keys, strength=strength, mask=mask, repeats=repeats, sampler=sampler
-    )
+    return edit(_SDEdit(denoiser), sde, guide, keys, strength=strength, mask=mask, repeats=repeats, sampler=sampler)

@@ -1,7 +1,7 @@
 """sync-SDE (Zhang and Scott 2026): source and target reverse SDEs on one Brownian path.
 
-    (13) D_y = x0 + D_target(t, y) - D_source(t, z). The noise cancels in y - z, so the edit changes what the prompts
-         differ in and keeps the rest; with the same source and target the image comes back exactly.
+(13) D_y = x0 + D_target(t, y) - D_source(t, z). The noise cancels in y - z, so the edit changes what the prompts
+     differ in and keeps the rest; with the same source and target the image comes back exactly.
 """
 
 import dataclasses

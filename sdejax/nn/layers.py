@@ -88,7 +88,7 @@ def upsample(x: jax.Array, fir: bool) -> jax.Array:
             pair = jnp.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis + 1)
         else:
             pair = jnp.stack([x, x], axis + 1)
-        x = pair.reshape(x.shape[:axis] + (2 * x.shape[axis],) + x.shape[axis + 1 :])
+        x = pair.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
     return x
 
 

@@ -175,6 +175,7 @@ class NCSNpp(nnx.Module):
         embedding = self.embed1(nnx.swish(self.embed0(self.label(label).astype(dtype))))
         text = None
         if config.words:
+            assert tokens is not None, "a network with text needs tokens"
             words, pooled, mask = self.text(tokens)
             embedding = embedding + self.text_embed(pooled)
             text = (words, mask)

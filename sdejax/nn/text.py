@@ -5,7 +5,6 @@ import difflib
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
@@ -14,7 +13,7 @@ from sdejax.nn.layers import default_init, dense, zero_init
 
 PAD, EMPTY, UNKNOWN = 0, 1, 2
 _FIRST_WORD = 3
-_WORD = re.compile(r"[^\W_]+(?:[-.’'&][^\W_]+)*|#|\*")
+_WORD = re.compile("[^\\W_]+(?:[-.\u2019'&][^\\W_]+)*|#|\\*")
 
 
 def words_of(caption: str) -> list[str]:
