@@ -4,6 +4,8 @@ The names below are imported when they are first used, so that `import sdejax` i
 """
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 from sdejax._version import __version__
@@ -93,6 +95,17 @@ __all__ = [
     "spread",
     "sync_sde",
 ]
+
+
+class _Package(types.ModuleType):
+    """Keeps `sdejax.sample` the function: importing the file sample.py would put the module in its place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
