@@ -35,9 +35,10 @@ def open_image(path: str | Path, channels: int = 3, background: int = 255) -> Im
 def _flatten(image: Image.Image, mode: str, background: int) -> Image.Image:
     if image.mode in _DEEP_MODES:
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
+        # "I" may be 16 bits in a 32-bit coat (PNG) or true 32 bits; "F" has no depth at all: take what holds its range.
         wide = np.asarray(image).astype(np.float64)
-        scale = 1.0 if wide.max(initial=0.0) <= 255.0 else 65535.0 / 255.0
-        image = Image.fromarray(np.clip(np.rint(wide / scale), 0, 255).astype(np.uint8))
+        deep = image.mode.startswith("I") or wide.max(initial=0.0) > 255.0
+        image = Image.fromarray(np.clip(np.rint(wide / (257.0 if deep else 1.0)), 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (background,) * 3 + (255,)), image)

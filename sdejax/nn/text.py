@@ -21,6 +21,11 @@ def words_of(caption: str) -> list[str]:
     return _WORD.findall(caption.lower())
 
 
+def _plain(word: str) -> str:
+    """A word as it is looked up: typed and typographic apostrophes are the same."""
+    return word.replace("\u2019", "'")
+
+
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """The words a model knows, in a fixed order, and the number of them that it reads of one caption."""
@@ -42,20 +47,20 @@ class Vocabulary:
 
     def encode(self, captions: list[str]) -> np.ndarray:
         """Captions to tokens (b, length) int32; an empty caption is the token EMPTY, the unconditional model."""
-        index = {word: _FIRST_WORD + i for i, word in enumerate(self.words)}
+        index = {_plain(word): _FIRST_WORD + i for i, word in enumerate(self.words)}
         tokens = np.full((len(captions), self.length), PAD, np.int32)
         for row, caption in zip(tokens, captions, strict=True):
-            ids = [index.get(word, UNKNOWN) for word in words_of(caption)][: self.length] or [EMPTY]
+            ids = [index.get(_plain(word), UNKNOWN) for word in words_of(caption)][: self.length] or [EMPTY]
             row[: len(ids)] = ids
         return tokens
 
     def unknown(self, caption: str) -> dict[str, list[str]]:
         """The words of `caption` that the model does not know, each with the nearest that it knows."""
-        known = set(self.words)
+        known = {_plain(word) for word in self.words}
         return {
             word: difflib.get_close_matches(word, self.words, n=3, cutoff=0.5)
             for word in words_of(caption)
-            if word not in known
+            if _plain(word) not in known
         }
 
 

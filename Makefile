@@ -1,0 +1,35 @@
+# make demo    the pictures of the README, from the bundled snapshot, in out/demo
+# make test    lint, types and tests
+# Both install what they need into .venv first.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types tests clean
+
+demo: .venv/.runtime
+	$(BIN)/python examples/demo.py out/demo
+
+test: lint types tests
+
+lint: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/.test
+	$(BIN)/pyright
+
+tests: .venv/.test
+	$(BIN)/python -m pytest
+
+.venv/.runtime: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+.venv/.test: .venv/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv out

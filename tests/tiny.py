@@ -1,0 +1,38 @@
+"""A network small enough to compile in seconds, with parameters that do something everywhere."""
+
+import jax
+import jax.numpy as jnp
+
+from sdejax.model import Model, Parametrisation
+from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.text import Vocabulary
+from sdejax.sde import VPSDE
+
+VOCABULARY = Vocabulary.of(["red heart", "blue heart", "green circle on a square"])
+CONFIG = NCSNppConfig(
+    shape=(8, 8, 3),
+    channels=8,
+    multipliers=(1, 2),
+    blocks=1,
+    attention=(4,),
+    heads=2,
+    dropout=0.0,
+    vocabulary=VOCABULARY.size,
+    words=VOCABULARY.length,
+    text_width=8,
+)
+
+
+def shaken(params, seed=0, scale=0.3):
+    """Parameters moved off their start, where the last layers are zero and would hide what is before them."""
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [leaf + scale * jax.random.normal(key, jnp.shape(leaf)) for leaf, key in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(structure, moved)
+
+
+def tiny_model(config=CONFIG, sde=None, parametrisation=None, seed=0):
+    """A model with text where the config has words."""
+    vocabulary = VOCABULARY if config.words else None
+    model = Model.create(config, sde or VPSDE(), parametrisation or Parametrisation(), seed, vocabulary)
+    return Model(model.config, model.sde, model.parametrisation, shaken(model.params, seed), vocabulary, model.graph)
