@@ -103,9 +103,8 @@ def main() -> None:
     model = sj.load(arguments.snapshot)
     images, held_out = read_emoji(Path(arguments.data))
     edits = choose_edits(list(images))
-    source, truth = (
-        np.stack([images[name] for name in names]) for names in zip(*((e.source, e.target) for e in edits))
-    )
+    source = np.stack([images[edit.source] for edit in edits])
+    truth = np.stack([images[edit.target] for edit in edits])
     strength = float(model.sde.time(arguments.level**2))
     order = 1 if arguments.order == 1 else 2
     result = np.asarray(

@@ -149,19 +149,33 @@ class MixtureDenoiser:
 
     def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
         """The components' denoisers, weighted by how likely each component made x."""
-        means = jnp.asarray(self.means)[None]  # (1, k, *shape)
-        stds = jnp.reshape(jnp.asarray(self.stds), (1, -1) + (1,) * (means.ndim - 2))
-        x = x[:, None]
+        shape, size = x.shape, math.prod(x.shape[1:])
+        x = jnp.reshape(x, (shape[0], 1, size))
+        means = jnp.reshape(jnp.asarray(self.means), (1, -1, size))
+        stds = jnp.reshape(jnp.asarray(self.stds), (1, -1, 1))
+        log_weights = jnp.reshape(jnp.log(jnp.asarray(self.weights)), (1, -1, 1))
         alpha, sigma = per_image(self.sde.alpha(t), x), per_image(self.sde.sigma(t), x)
         # Data without spread (stds 0) at sigma = 0 would be 0 / 0.
         variance = jnp.maximum(jnp.square(alpha * stds) + jnp.square(sigma), 1e-20)
-        pixels = tuple(range(2, x.ndim))
-        distance = jnp.sum(jnp.square(x - alpha * means) / variance, pixels, keepdims=True)
-        log_weights = jnp.reshape(jnp.log(jnp.asarray(self.weights)), (1, -1) + (1,) * len(pixels))
-        log_volume = math.prod(x.shape[2:]) * jnp.log(variance)
-        responsibility = jax.nn.softmax(log_weights - 0.5 * (distance + log_volume), axis=1)
+        distance = _sum(jnp.square(x - alpha * means) / variance, 2)
+        likelihood = log_weights - 0.5 * (distance + size * jnp.log(variance))
+        share = jnp.exp(likelihood - jnp.max(likelihood, 1, keepdims=True))
         component = (jnp.square(stds) * alpha * x + jnp.square(sigma) * means) / variance
-        return jnp.sum(responsibility * component, axis=1)
+        return jnp.reshape(_sum(share * component, 1) / _sum(share, 1), shape)
+
+
+def _sum(x: jax.Array, axis: int) -> jax.Array:
+    """The sum along an axis, kept as length 1, in an order of its own: halves are added until one is left.
+
+    XLA orders a reduction differently for other batch sizes; an image must not depend on its batch, to the last bit.
+    """
+    while x.shape[axis] > 1:
+        if x.shape[axis] % 2:
+            x = jnp.pad(x, [(0, int(a == axis)) for a in range(x.ndim)])
+        half = x.shape[axis] // 2
+        x = jax.lax.optimization_barrier(x)
+        x = jax.lax.slice_in_dim(x, 0, half, axis=axis) + jax.lax.slice_in_dim(x, half, None, axis=axis)
+    return x
 
 
 @pytree
@@ -178,4 +192,7 @@ class DatasetDenoiser:
     def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
         """The mean of the data, weighted by how likely each made x."""
         data = jnp.asarray(self.data)
-        return MixtureDenoiser(self.sde, jnp.ones(data.shape[0]), data, 0.0)(t, x)
+        one = MixtureDenoiser(self.sde, jnp.ones(data.shape[0]), data, 0.0)
+        times = jnp.broadcast_to(t, x.shape[:1])
+        # One image at a time: memory for one comparison with the data, not for a batch of them.
+        return jax.lax.map(lambda pair: one(pair[0], pair[1][None])[0], (times, x))

@@ -112,8 +112,13 @@ class Model:
         vocabulary: Vocabulary | None = None,
     ) -> "Model":
         """A model with fresh parameters."""
-        graph, params = nnx.split(config.build(nnx.Rngs(seed)))
-        return cls(config, sde, parametrisation, params, vocabulary, graph)
+
+        def initialise(seed: jax.Array):
+            return nnx.split(config.build(nnx.Rngs(params=jax.random.key(seed, impl="rbg"))))[1]
+
+        # One program that runs once: what counts is how fast it compiles.
+        params = jax.jit(initialise, compiler_options={"xla_backend_optimization_level": 0})(np.uint32(seed))
+        return cls(config, sde, parametrisation, params, vocabulary)
 
     @property
     def shape(self) -> tuple[int, int, int]:

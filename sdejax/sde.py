@@ -168,7 +168,7 @@ class VESDE(SDE):
 
     def time(self, tau: ArrayLike) -> jax.Array:
         """log(sqrt(tau) / sigma_min) / log(sigma_max / sigma_min)."""
-        return (0.5 * jnp.log(_float(tau)) - math.log(self.sigma_min)) / self._log_range
+        return jnp.maximum(0.5 * jnp.log(_float(tau)) - math.log(self.sigma_min), 0.0) / self._log_range
 
     @property
     def tau_min(self) -> float:

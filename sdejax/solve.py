@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from sdejax.brownian import LOG_TAU_RANGE, BrownianPaths, clock, log_tau_at, stream
-from sdejax.denoiser import split_per_image
+from sdejax.denoiser import STATIC, pytree, split_per_image
 from sdejax.sampler import Exponential, Sampler
 from sdejax.sde import SDE
 
@@ -50,11 +50,14 @@ class Components:
     """What is static about a state's components.
 
     `stochasticity` is lam of each (infinity draws the noise afresh at every step); `paths` the number of Brownian
-    paths that each image has.
+    paths that each image has; `driven` says which components have a D, the others are pure noise; `multiplicative`
+    whether the noise depends on the state.
     """
 
     stochasticity: tuple[float, ...]
+    driven: tuple[bool, ...] = (True,)
     paths: int = 1
+    multiplicative: bool = False
 
     @property
     def noisy(self) -> bool:
@@ -62,6 +65,7 @@ class Components:
         return any(lam > 0.0 for lam in self.stochasticity)
 
 
+@pytree
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """What is solved: `drive` moves the components of a state under `sde`, along the paths of `keys` (b,).
@@ -70,10 +74,14 @@ class Problem:
     """
 
     drive: Drive
-    components: Components
-    sde: SDE
+    components: Components = dataclasses.field(metadata=STATIC)
+    sde: SDE = dataclasses.field(metadata=STATIC)
     keys: jax.Array
     begin: jax.Array | None = None
+
+    def begun(self, t: jax.Array) -> jax.Array | float:
+        """1 where a value has begun by time t, 0 elsewhere; a value that begins at 0 never does."""
+        return 1.0 if self.begin is None else ((self.begin >= t) & (self.begin > 0.0)).astype(self.begin.dtype)
 
     def paths(self, shape: tuple[int, ...], depth: int, levy_area: type) -> tuple[BrownianPaths, ...]:
         """The Brownian paths of the images; only the first streams are drawn where fewer are asked for."""
@@ -101,13 +109,21 @@ def _log_tau(sde: SDE, t: jax.Array) -> jax.Array:
 
 def _last(problem: Problem, t: jax.Array, state: State) -> State:
     """The last step: D itself, but for values that began after t only the share of it that is theirs."""
-    share = 1.0 if problem.begin is None else jnp.clip(problem.begin / t, 0.0, 1.0)
+    share = 1.0 if problem.begin is None else _share(problem.begin, t)
     signals = problem.drive(t, state)
     return tuple(jnp.zeros_like(x) if d is None else share * d for x, d in zip(state, signals, strict=True))
 
 
+def _share(begin: jax.Array, t: jax.Array) -> jax.Array:
+    """The share of the last step that a value takes which began at `begin`; VE's last time t is 0."""
+    return jnp.clip(begin / jnp.maximum(t, 1e-12), 0.0, 1.0)
+
+
 def _depth(steps: int) -> int:
-    """Halvings of the clock that resolve `steps` steps of any grid: the common ones use half the clock."""
+    """Halvings of the clock that resolve `steps` steps of any grid from noise levels above 0.1.
+
+    The common grids use half the clock or less; below, steps may share a leaf of the tree, and lose a little noise.
+    """
     return math.ceil(math.log2(steps)) + 4
 
 
@@ -120,7 +136,7 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
     paths: tuple[BrownianPaths, ...] = (
         problem.paths(state[0].shape[1:], _depth(sampler.steps), diffrax.BrownianIncrement) if noisy else ()
     )
-    own = None if problem.begin is None else _log_tau(sde, problem.begin)
+    own = None if problem.begin is None else jnp.where(problem.begin > 0.0, _log_tau(sde, problem.begin), -_FAR)
     number = jnp.arange(sampler.steps)
     gap = jnp.append(-1.0, jnp.diff(log_tau))
     schedule = {
@@ -143,7 +159,7 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
         since, share = now["log_tau"], 1.0
         if own is not None:
             since = jnp.clip(own, now["log_tau_next"], now["log_tau"])
-            share = jnp.where(now["last"], jnp.clip(problem.begin / now["t"], 0.0, 1.0), 1.0)
+            share = jnp.where(now["last"], _share(problem.begin, now["t"]), 1.0)
         weight = -jnp.expm1(power * (now["log_tau_next"] - since))
         push = weight * signal
         if before is not None:
@@ -163,7 +179,9 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
             noises = drive.noise(state, tuple((b - a) * rate for a, b in zip(earlier, path_values, strict=True)))
         log_q = now["log_tau_next"] - now["log_tau"]
         moved = []
-        for x, signal, old, noise, lam in zip(state, signals, before, noises, lams, strict=True):
+        for x, signal, old, noise, lam, driven in zip(
+            state, signals, before, noises, lams, problem.components.driven, strict=True
+        ):
             if lam == math.inf:
                 keep, spread = jnp.zeros(()), jnp.ones(())
             else:
@@ -172,9 +190,8 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
             if signal is not None:
                 y = y + signal_step(now, lam, signal, old)
             if noise is not None and lam > 0.0:
-                if signal is not None and problem.begin is not None:
-                    noise = jnp.where(problem.begin >= now["t"], noise, 0.0)
-                y = y + (now["sigma_next"] * spread) * noise
+                begun = problem.begun(now["t"]) if driven else 1.0
+                y = y + (now["sigma_next"] * spread) * begun * noise
             moved.append(y)
         return (tuple(moved), signals if order == 2 else before, path_values), None
 
@@ -194,8 +211,14 @@ class _Noise(diffrax.AbstractTerm):
     paths: tuple[BrownianPaths, ...]
 
     def vf(self, t, y, args):
+        components = self.problem.components
         rate = math.sqrt(LOG_TAU_RANGE) * jnp.exp(-0.5 * jax.nn.softplus(-log_tau_at(t)))
-        return tuple(lam * rate for lam in self.problem.components.stochasticity), y
+        begun = self.problem.begun(self.problem.sde.time(jnp.exp(log_tau_at(t))))
+        rates = tuple(
+            lam * rate * (begun if driven else 1.0)
+            for lam, driven in zip(components.stochasticity, components.driven, strict=True)
+        )
+        return rates, (y if components.multiplicative else (None,) * len(rates))
 
     def contr(self, t0, t1, **kwargs):
         increments = tuple(path.increment(t0, t1) for path in self.paths)
@@ -208,8 +231,8 @@ class _Noise(diffrax.AbstractTerm):
         control = control if isinstance(control, tuple) else (control,)
         noises = self.problem.drive.noise(state, control)
         return tuple(
-            jnp.zeros_like(x) if noise is None else rate * noise
-            for rate, x, noise in zip(rates, state, noises, strict=True)
+            jnp.zeros_like(control[0]) if noise is None else rate * noise
+            for rate, noise in zip(rates, noises, strict=True)
         )
 
 
@@ -227,8 +250,7 @@ def _terms(problem: Problem, shape: tuple[int, ...], depth: int, solver: diffrax
         for x, signal, lam in zip(scaled, signals, lams, strict=True):
             slope = -0.5 * (jnp.square(a) + lam**2) * x
             if signal is not None:
-                begun = 1.0 if problem.begin is None else (problem.begin >= t).astype(x.dtype)
-                slope = slope + (0.5 * (1.0 + lam**2) * a) * begun * signal
+                slope = slope + (0.5 * (1.0 + lam**2) * a) * problem.begun(t) * signal
             moved.append(LOG_TAU_RANGE * slope)
         return tuple(moved)
 

@@ -92,7 +92,7 @@ def test_a_bad_file_is_named(tmp_path, how):
 
 @pytest.mark.parametrize("size", [(32, 32), (100, 40), (17, 90), (512, 512), (5, 3)])
 def test_a_placement_returns_to_the_picture_size_and_place(size):
-    # A smooth picture comes back up to the resampling. Rejects swapped width and height and an offset of the wrong sign.
+    # A smooth picture comes back up to the resampling. Rejects swapped width and height, and a wrong offset.
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
     picture = np.stack([np.cos(2 * y / height), np.sin(2 * x / width), (x + y) / (width + height)], -1)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sdejax.model import Model, Parametrisation
 from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.sde import VPSDE
 from tests.tiny import CONFIG, VOCABULARY, shaken
 
 VARIANTS = {
@@ -22,9 +24,9 @@ VARIANTS = {
 
 
 def _network(config, seed=0):
-    graph, params = nnx.split(config.build(nnx.Rngs(seed)))
-    params = shaken(params)
-    return jax.jit(lambda *inputs: nnx.merge(graph, params)(*inputs))
+    model = Model.create(config, VPSDE(), Parametrisation(), seed)
+    network = nnx.merge(model.graph, shaken(model.params))
+    return jax.jit(network.__call__)
 
 
 def _inputs(config, batch=2):
@@ -52,8 +54,8 @@ def test_images_do_not_mix_and_every_condition_reaches_the_output(variant):
 def test_a_fresh_network_is_zero():
     # The last layer starts at 0, so a fresh denoiser is its preconditioning alone.
     x, label, tokens = _inputs(CONFIG)
-    graph, params = nnx.split(CONFIG.build(nnx.Rngs(0)))
-    out = jax.jit(lambda params: nnx.merge(graph, params)(x, label, tokens))(params)
+    model = Model.create(CONFIG, VPSDE(), Parametrisation())
+    out = jax.jit(nnx.merge(model.graph, model.params).__call__)(x, label, tokens)
     np.testing.assert_array_equal(out, 0.0)
 
 
@@ -72,10 +74,10 @@ def test_names_read_from_the_tree():
 def test_bfloat16_stays_near_float32():
     # 2% in relative norm. Rejects group statistics or a last layer in bfloat16.
     x, label, tokens = _inputs(CONFIG)
-    graph, params = nnx.split(CONFIG.build(nnx.Rngs(0)))
-    params = shaken(params, scale=0.05)
-    narrow, _ = nnx.split(dataclasses.replace(CONFIG, dtype="bfloat16").build(nnx.Rngs(0)))
-    out32, out16 = (jax.jit(lambda p, g=g: nnx.merge(g, p)(x, label, tokens))(params) for g in (graph, narrow))
+    model = Model.create(CONFIG, VPSDE(), Parametrisation())
+    narrow = Model.create(dataclasses.replace(CONFIG, dtype="bfloat16"), VPSDE(), Parametrisation())
+    params = shaken(model.params, scale=0.05)
+    out32, out16 = (jax.jit(nnx.merge(m.graph, params).__call__)(x, label, tokens) for m in (model, narrow))
     assert out16.dtype == jnp.float32
     assert jnp.linalg.norm(out16 - out32) < 0.02 * jnp.linalg.norm(out32)
 

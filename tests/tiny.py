@@ -1,7 +1,7 @@
 """A network small enough to compile in seconds, with parameters that do something everywhere."""
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.ncsnpp import NCSNppConfig
@@ -25,10 +25,8 @@ CONFIG = NCSNppConfig(
 
 def shaken(params, seed=0, scale=0.3):
     """Parameters moved off their start, where the last layers are zero and would hide what is before them."""
-    leaves, structure = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-    moved = [leaf + scale * jax.random.normal(key, jnp.shape(leaf)) for leaf, key in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(structure, moved)
+    random = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: leaf + np.float32(scale) * random.standard_normal(leaf.shape, np.float32), params)
 
 
 def tiny_model(config=CONFIG, sde=None, parametrisation=None, seed=0):

@@ -140,7 +140,12 @@ class _Pair:
 def _edit(rule, image, keys, strength, mask, repeats, sde, sampler, coupling, layout):
     def run(shared, image, keys, mask):
         rule, strength, repeats = shared
-        components = Components(coupling.stochasticity(sampler.stochasticity), coupling.paths)
+        components = Components(
+            coupling.stochasticity(sampler.stochasticity),
+            (False,) * coupling.copies + (True,),
+            coupling.paths,
+            coupling.kind == "reflection",
+        )
 
         def once(k, image):
             own = stream(keys, k)
