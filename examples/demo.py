@@ -20,7 +20,7 @@ STRENGTHS = (0.3, 0.4, 0.5, 0.6)
 TEXT_EDITS = (
     ("red heart", "blue heart", "red-heart", "blue-heart"),
     ("woman: light skin tone", "woman: dark skin tone", "woman-light", "woman-dark"),
-    ("three o'clock", "nine o'clock", "three-oclock", "nine-oclock"),
+    ("six o'clock", "nine o'clock", "six-oclock", "nine-oclock"),
 )
 Row = list[tuple[str, Image.Image]]
 

@@ -157,11 +157,14 @@ class MixtureDenoiser:
         alpha, sigma = per_image(self.sde.alpha(t), x), per_image(self.sde.sigma(t), x)
         # Data without spread (stds 0) at sigma = 0 would be 0 / 0.
         variance = jnp.maximum(jnp.square(alpha * stds) + jnp.square(sigma), 1e-20)
-        distance = _sum(jnp.square(x - alpha * means) / variance, 2)
+        # Products with reciprocals, not quotients: XLA makes the one of the other in some programs and not in others.
+        precision = jax.lax.optimization_barrier(1.0 / variance)
+        distance = precision * _sum(jnp.square(x - alpha * means), 2)
         likelihood = log_weights - 0.5 * (distance + size * jnp.log(variance))
         share = jnp.exp(likelihood - jnp.max(likelihood, 1, keepdims=True))
-        component = (jnp.square(stds) * alpha * x + jnp.square(sigma) * means) / variance
-        return jnp.reshape(_sum(share * component, 1) / _sum(share, 1), shape)
+        share = share * jax.lax.optimization_barrier(1.0 / _sum(share, 1))
+        component = (jnp.square(stds) * alpha * x + jnp.square(sigma) * means) * precision
+        return jnp.reshape(_sum(share * component, 1), shape)
 
 
 def _sum(x: jax.Array, axis: int) -> jax.Array:

@@ -128,8 +128,10 @@ class _Pair:
         image = self.image.value
         pulls = []
         for noise in noises:
+            # Behind the barrier, equal states are equal to the last bit in both denoisers, however XLA fuses them.
             z = self.sde.alpha(t) * image + noise
-            pulls.append(self.rule(t, z, z + change, image))
+            z, y = jax.lax.optimization_barrier((z, z + change))
+            pulls.append(self.rule(t, z, y, image))
         return (None,) * len(noises) + (sum(pulls[1:], pulls[0]) / len(pulls),)
 
     def noise(self, state: State, unit: State) -> tuple[jax.Array | None, ...]:
