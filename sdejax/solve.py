@@ -157,7 +157,7 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
         """alpha' (1 - q^p) D and its second-order term, each value from its own beginning on."""
         power = 0.5 * (1.0 + lam**2)
         since, share = now["log_tau"], 1.0
-        if own is not None:
+        if own is not None and problem.begin is not None:
             since = jnp.clip(own, now["log_tau_next"], now["log_tau"])
             share = jnp.where(now["last"], _share(problem.begin, now["t"]), 1.0)
         weight = -jnp.expm1(power * (now["log_tau_next"] - since))

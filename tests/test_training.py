@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 import sdejax as sj
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.text import EMPTY, UNKNOWN
 from sdejax.training import Objective, drop_text, init_state, make_train_step, score_matching_loss
 from tests.tiny import CONFIG, VOCABULARY, tiny_model
+
+SMALL = dataclasses.replace(CONFIG, words=0, attention=(), multipliers=(1,))
 
 
 def test_noise_levels_are_log_normal_and_stratified(sde):
@@ -37,26 +38,23 @@ def test_the_times_are_in_no_order():
     assert abs(np.corrcoef(times, np.arange(128))[0, 1]) < 0.3
 
 
-@pytest.mark.parametrize("level", [0.05, 0.6, 20.0])
-def test_edm_targets_have_unit_variance_at_every_level_and_process(sde, level):
+def test_edm_targets_have_unit_variance_at_every_level_and_process(sde):
     """For data of standard deviation data_std, E |target|^2 = 1, the loss of a network that outputs 0.
 
     Five standard errors of 2 * 8 * 8 * 3 * 64 values. Rejects c_out without data_std, and sigma for sigma / alpha.
     """
     parametrisation = Parametrisation("edm", "log_level", data_std=0.3)
-    model = Model.create(CONFIG, sde, parametrisation, 0, VOCABULARY)
-    images = 0.3 * jax.random.normal(jax.random.key(0), (128, *CONFIG.shape))
+    model = Model.create(SMALL, sde, parametrisation)
+    images = 0.3 * jax.random.normal(jax.random.key(0), (128, *SMALL.shape))
     noise = jax.random.normal(jax.random.key(1), images.shape)
-    times = jnp.full(128, sde.time(jnp.float32(level**2)))
-    tokens = jnp.asarray(VOCABULARY.encode(["red heart"] * 128))
-    losses = _loss(model, times, noise, images, tokens)
-    assert abs(float(losses.mean()) - 1.0) < 5 * np.sqrt(2.0 / images.size)
-
-
-def _loss(model, *inputs):
-    return jax.jit(
-        lambda params: score_matching_loss(model.graph, model.sde, model.parametrisation, params, *inputs, None)
-    )(model.params)
+    loss = jax.jit(
+        lambda params, times: score_matching_loss(
+            model.graph, sde, parametrisation, params, times, noise, images, None, None
+        )
+    )
+    for level in (0.05, 0.6, 20.0):
+        losses = loss(model.params, jnp.full(128, sde.time(jnp.float32(level**2))))
+        assert abs(float(losses.mean()) - 1.0) < 5 * np.sqrt(2.0 / images.size)
 
 
 def test_hidden_words_and_captions_come_at_their_rates():
@@ -81,9 +79,8 @@ def test_the_average_is_the_exponential_one_and_warms_up():
 
     Rejects averaging the old parameters, and a decay without warm-up (then step 1 moves by 0.1, not 9/11).
     """
-    config = dataclasses.replace(CONFIG, words=0, attention=())
-    state, step = _step_of(tiny_model(config))
-    images = jax.random.uniform(jax.random.key(0), (4, *config.shape), minval=-1.0)
+    state, step = _step_of(tiny_model(SMALL))
+    images = jax.random.uniform(jax.random.key(0), (4, *SMALL.shape), minval=-1.0)
     expected = [np.asarray(leaf) for leaf in jax.tree.leaves(state.params)]
     for n in range(1, 4):
         state, _ = step(state, images, None)
@@ -97,14 +94,13 @@ def test_the_average_is_the_exponential_one_and_warms_up():
 
 def test_a_step_depends_on_its_number_and_nothing_else():
     # Random numbers come from (seed, step): a resumed run repeats them, the next step has others.
-    config = dataclasses.replace(CONFIG, words=0, attention=())
-    images = jax.random.uniform(jax.random.key(0), (4, *config.shape), minval=-1.0)
-    state, step = _step_of(tiny_model(config), learning_rate=0.0)
+    images = jax.random.uniform(jax.random.key(0), (4, *SMALL.shape), minval=-1.0)
+    state, step = _step_of(tiny_model(SMALL), learning_rate=0.0)
     losses = []
     for _ in range(2):
         state, metrics = step(state, images, None)
         losses.append(float(metrics["loss"]))
-    again, _ = _step_of(tiny_model(config), learning_rate=0.0)
+    again, _ = _step_of(tiny_model(SMALL), learning_rate=0.0)
     _, metrics = step(again, images, None)
     assert float(metrics["loss"]) == losses[0]
     assert losses[1] != losses[0]
