@@ -1,7 +1,8 @@
 """A finished run as a snapshot to hand out: `python -m train.bundle CONFIG OUT`.
 
-OUT gets the snapshot of the run's EMA weights, a sheet of samples (the first held-out captions, seeds 0 to 63, none
-picked), and a card with the data, its licence, steps, hardware, hours, and the validation loss by noise level.
+OUT gets the snapshot of the run's EMA weights (in half precision, for git's sake), a sheet of samples (the first
+held-out captions, seeds 0 to 63, none picked), and a card with the data, its licence, steps, hardware, hours, and the
+validation loss by noise level.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ def bundle(config: Config, out: Path, licence: str) -> None:
     if state is None:
         raise ValueError(f"out={str(config.folder)!r}: has no checkpoint; train first")
     model = dataclasses.replace(model, params=state.ema)
-    save(out, model)
+    save(out, model, dtype="float16")
     captions = list(held_out.captions[:_SAMPLES]) if held_out is not None else [""] * _SAMPLES
     prompts = captions if model.vocabulary is not None else None
     denoiser = quiet_denoiser(model, prompts, 2.0 if prompts else None)
