@@ -50,7 +50,8 @@ def overhead(model: sj.Model, batch: int, editor: str, steps: int = 50, rounds: 
             x = call(source, t, image)
         return x
 
-    seconds(edit), seconds(calls)
+    seconds(edit)
+    seconds(calls)
     pairs = [(seconds(edit), seconds(calls) / 20) for _ in range(rounds)]
     ratio = statistics.median(whole / (evaluations * one) for whole, one in pairs)
     return ratio, 1e3 * statistics.median(one for _, one in pairs), statistics.median(whole for whole, _ in pairs)
