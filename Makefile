@@ -17,7 +17,7 @@ lint: .venv/.test
 	$(BIN)/ruff format --check .
 
 types: .venv/.test
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 tests: .venv/.test
 	$(BIN)/python -m pytest

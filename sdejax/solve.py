@@ -24,7 +24,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from sdejax.brownian import LOG_TAU_RANGE, BrownianPaths, clock, log_tau_at, stream
+from sdejax.brownian import LOG_TAU_RANGE, BrownianPaths, Walk, clock, log_tau_at, stream
 from sdejax.denoiser import STATIC, pytree, split_per_image
 from sdejax.sampler import Exponential, Sampler
 from sdejax.sde import SDE
@@ -169,11 +169,12 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
         return now["alpha_next"] * share * push
 
     def step(carry, now):
-        state, before, path_values = carry
+        state, before, walks, path_values = carry
         signals = drive(now["t"], state)
         noises: tuple[jax.Array | None, ...] = (None,) * len(state)
         if noisy:
-            earlier, path_values = path_values, tuple(path.evaluate(now["s_next"]) for path in paths)
+            earlier = path_values
+            walks, path_values = _walk(walks, now["s_next"])
             length = now["s_next"] - now["s"]
             rate = jnp.where(length > 0.0, jax.lax.rsqrt(jnp.maximum(length, 1e-12)), 0.0)
             noises = drive.noise(state, tuple((b - a) * rate for a, b in zip(earlier, path_values, strict=True)))
@@ -193,15 +194,21 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
                 begun = problem.begun(now["t"]) if driven else 1.0
                 y = y + (now["sigma_next"] * spread) * begun * noise
             moved.append(y)
-        return (tuple(moved), signals if order == 2 else before, path_values), None
+        return (tuple(moved), signals if order == 2 else before, walks, path_values), None
 
     before: tuple[jax.Array | None, ...] = (None,) * len(state)
     if order == 2:
         shapes = jax.eval_shape(drive, times[0], state)
         before = tuple(None if d is None else jnp.zeros(d.shape, d.dtype) for d in shapes)
-    path_values = tuple(path.evaluate(schedule["s"][0]) for path in paths)
-    (state, _, _), _ = jax.lax.scan(step, (state, before, path_values), schedule)
+    walks, path_values = _walk(tuple(path.walk() for path in paths), schedule["s"][0])
+    (state, *_), _ = jax.lax.scan(step, (state, before, walks, path_values), schedule)
     return state
+
+
+def _walk(walks: tuple[Walk, ...], s: jax.Array) -> tuple[tuple[Walk, ...], State]:
+    """The walks at s, and their paths' values there."""
+    moved = [walk.to(s) for walk in walks]
+    return tuple(walk for walk, _ in moved), tuple(value for _, value in moved)
 
 
 class _Noise(diffrax.AbstractTerm):

@@ -78,6 +78,25 @@ def test_any_order_of_evaluation_is_the_same_path():
     np.testing.assert_array_equal(at(paths, points)[order], at(paths, points[order]))
 
 
+def test_a_walk_is_the_same_path_in_rising_order():
+    paths = BrownianPaths(KEYS[:16], SHAPE, depth=9)
+    points = np.sort(np.r_[0.0, 0.0, 0.25, 0.5, 0.5, np.random.default_rng(0).random(60), 1.0, 1.0]).astype(np.float32)
+    walked = jax.jit(lambda points: jax.lax.scan(lambda walk, s: walk.to(s), paths.walk(), points)[1])(points)
+    # Rounding of values up to 2.5; a node kept too long is off by a leaf's 0.04, halves with each other's keys by 1.
+    np.testing.assert_allclose(walked, at(paths, jnp.asarray(points)), atol=1e-6)
+
+
+def test_a_step_of_a_walk_descends_only_where_the_tree_has_not_been():
+    depth, steps = 10, 64
+    walk = BrownianPaths(KEYS[:1], SHAPE, depth).walk()
+    points = jnp.arange(1, steps + 1) / steps
+    walks = jax.jit(lambda walk: jax.lax.scan(lambda walk, s: (walk.to(s)[0],) * 2, walk, points)[1])(walk)
+    before = np.concatenate([walk.left[None], walks.left[:-1]])
+    # Leaves 16 apart: the 5 levels from 6 to 10 are new at every step, and 2^n nodes at each level n above; from the
+    # root at every step it would be 640.
+    assert 5 * steps <= np.sum(before != walks.left) <= 5 * steps + 2**6
+
+
 def test_an_image_has_the_same_path_alone_and_in_a_batch():
     points = jnp.linspace(0.0, 1.0, 23)
     batch = at(BrownianPaths(KEYS[:16], SHAPE, depth=8), points)
