@@ -1,6 +1,7 @@
 """Four devices on any machine, a counter of compilations, and the processes that every law is tested on."""
 
 import os
+from pathlib import Path
 
 # The tests compile hundreds of small programs, and most of that time is LLVM unrolling loops that then run once. Level
 # 1 leaves the program's meaning and halves the time; XLA_FLAGS=--xla_backend_optimization_level=3 tests the default.
@@ -12,6 +13,8 @@ import pytest
 
 from sdejax.sde import VESDE, VPSDE, RectifiedFlow, SubVPSDE
 
+# Programs that several tests or workers compile are compiled once.
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
 

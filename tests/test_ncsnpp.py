@@ -11,7 +11,7 @@ from flax import nnx
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.ncsnpp import NCSNppConfig
 from sdejax.sde import VPSDE
-from tests.tiny import CONFIG, VOCABULARY, shaken
+from tests.tiny import CONFIG, VOCABULARY, tiny_model
 
 VARIANTS = {
     "DDPM++": {},
@@ -21,9 +21,8 @@ VARIANTS = {
 
 
 def _network(config, seed=0):
-    model = Model.create(config, VPSDE(), Parametrisation(), seed)
-    network = nnx.merge(model.graph, shaken(model.params))
-    return jax.jit(network.__call__)
+    model = tiny_model(config, seed=seed)
+    return jax.jit(nnx.merge(model.graph, model.params).__call__)
 
 
 def _inputs(config, batch=2):
@@ -71,10 +70,9 @@ def test_names_read_from_the_tree():
 def test_bfloat16_stays_near_float32():
     # 2% in relative norm. Rejects group statistics or a last layer in bfloat16.
     x, label, tokens = _inputs(CONFIG)
-    model = Model.create(CONFIG, VPSDE(), Parametrisation())
-    narrow = Model.create(dataclasses.replace(CONFIG, dtype="bfloat16"), VPSDE(), Parametrisation())
-    params = shaken(model.params, scale=0.05)
-    out32, out16 = (jax.jit(nnx.merge(m.graph, params).__call__)(x, label, tokens) for m in (model, narrow))
+    configs = (CONFIG, dataclasses.replace(CONFIG, dtype="bfloat16"))
+    models = [tiny_model(config, scale=0.05) for config in configs]
+    out32, out16 = (jax.jit(nnx.merge(m.graph, m.params).__call__)(x, label, tokens) for m in models)
     assert out16.dtype == jnp.float32
     assert jnp.linalg.norm(out16 - out32) < 0.02 * jnp.linalg.norm(out32)
 

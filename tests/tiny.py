@@ -1,7 +1,9 @@
 """A network small enough to compile in seconds, with parameters that do something everywhere."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.ncsnpp import NCSNppConfig
@@ -23,14 +25,22 @@ CONFIG = NCSNppConfig(
 )
 
 
-def shaken(params, seed=0, scale=0.3):
-    """Parameters moved off their start, where the last layers are zero and would hide what is before them."""
+def parameters(config, seed=0, scale=0.3):
+    """Random parameters that hide nothing, as a fresh network's zeros would, and that no program has to draw."""
     random = np.random.default_rng(seed)
-    return jax.tree.map(lambda leaf: leaf + np.float32(scale) * random.standard_normal(leaf.shape, np.float32), params)
+
+    def draw(path, leaf):
+        values = random.standard_normal(leaf.shape, np.float32)
+        if leaf.ndim > 1:
+            return np.float32(np.hypot(scale, np.prod(leaf.shape[:-1]) ** -0.5)) * values
+        return np.float32(scale) * values + ("scale" in jax.tree_util.keystr(path))
+
+    abstract = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))[1]
+    return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, abstract))
 
 
-def tiny_model(config=CONFIG, sde=None, parametrisation=None, seed=0):
+def tiny_model(config=CONFIG, sde=None, parametrisation=None, seed=0, scale=0.3):
     """A model with text where the config has words."""
     vocabulary = VOCABULARY if config.words else None
-    model = Model.create(config, sde or VPSDE(), parametrisation or Parametrisation(), seed, vocabulary)
-    return Model(model.config, model.sde, model.parametrisation, shaken(model.params, seed), vocabulary, model.graph)
+    params = parameters(config, seed, scale)
+    return Model(config, sde or VPSDE(), parametrisation or Parametrisation(), params, vocabulary)
