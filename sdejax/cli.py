@@ -1,21 +1,18 @@
 """The command line: thin shells over the library. Bad input is one sentence and exit code 2, with nothing written."""
 
-import contextlib
 import dataclasses
-import difflib
 import importlib.metadata
-import io
 import json
 import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
-T = TypeVar("T")
+from sdejax.arguments import FLAT, parse
 
 _USAGE = """usage: sdejax VERB ...
 
@@ -50,6 +47,8 @@ class Run:
     """One JSON object per image on standard output, for machines."""
 
 
+_Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
+_Picture = Annotated[Positional[str], tyro.conf.arg(metavar="PICTURE")]
 _Run = Annotated[Run, tyro.conf.arg(name="")]
 
 
@@ -57,9 +56,9 @@ _Run = Annotated[Run, tyro.conf.arg(name="")]
 class Edit:
     """SDEdit: noise on a guide up to `strength`, then the reverse SDE. More is more realistic, less more faithful."""
 
-    snapshot: Positional[str]
+    snapshot: _Snapshot
     """A snapshot folder."""
-    guide: Positional[str]
+    guide: _Picture
     """An image of any size; the result has its size."""
     strength: float = 0.5
     """The time in (0, 1] that the edit starts from."""
@@ -71,16 +70,16 @@ class Edit:
     """What to edit towards, for a model with text."""
     guidance: float | None = None
     """Classifier-free guidance scale for the prompt."""
-    run: _Run = Run()
+    run: _Run = dataclasses.field(default=Run(), metadata=FLAT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sync:
     """sync-SDE: edit an image by what two prompts differ in, and keep the rest."""
 
-    snapshot: Positional[str]
+    snapshot: _Snapshot
     """A snapshot folder of a model with text."""
-    image: Positional[str]
+    image: _Picture
     """An image of any size; the result has its size."""
     source: str
     """What the image shows."""
@@ -96,20 +95,20 @@ class Sync:
     """Classifier-free guidance scale for the target."""
     coupling: str = "synchronous"
     """synchronous, resampled, resampled(N), independent, correlated(RHO) or reflection."""
-    run: _Run = Run()
+    run: _Run = dataclasses.field(default=Run(), metadata=FLAT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """Images from noise."""
 
-    snapshot: Positional[str]
+    snapshot: _Snapshot
     """A snapshot folder."""
     prompt: str = ""
     """What to draw, for a model with text."""
     guidance: float | None = None
     """Classifier-free guidance scale for the prompt."""
-    run: _Run = Run()
+    run: _Run = dataclasses.field(default=Run(), metadata=FLAT)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,53 +132,6 @@ def parse_seeds(text: str) -> list[int]:
             raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
         seeds.extend(range(first, last + 1))
     return seeds
-
-
-def parse(command: type[T], prog: str, arguments: Sequence[str], default: T | None = None) -> T:
-    """Words to a command; what is wrong with them becomes one sentence.
-
-    **Raises:** `ValueError` for an unknown option or a wrong value.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            parsed, unknown = tyro.cli(
-                command,
-                prog=prog,
-                args=list(arguments),
-                default=tyro.MISSING_NONPROP if default is None else default,
-                return_unknown_args=True,
-                config=(tyro.conf.AvoidSubcommands,),
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        text = re.sub(r"[─-╿]|For full helptext.*", " ", said.getvalue(), flags=re.DOTALL)
-        text = re.sub(
-            r"^ *(Value error|Parsing error|Required options)? *|Argument helptext:.*", "", " ".join(text.split())
-        )
-        raise ValueError(text.strip()) from None
-    if unknown:
-        raise ValueError(_unknown_option(unknown[0], command))
-    return parsed
-
-
-def _unknown_option(word: str, command: type) -> str:
-    """What to say of an option that a dataclass of options does not have."""
-    near = difflib.get_close_matches(word.split("=")[0], _option_names(command), n=1, cutoff=0.5)
-    return f"{word!r}: no such option" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
-
-
-def _option_names(command: Any, prefix: str = "--") -> list[str]:
-    """The option names of a dataclass of options, those of its dataclass fields included."""
-    names = []
-    for field in dataclasses.fields(command):
-        name = field.name.replace("_", "-")
-        inner = field.default if dataclasses.is_dataclass(field.default) else None
-        names.append(prefix + name)
-        if inner is not None:
-            names.extend(_option_names(inner, prefix if isinstance(inner, Run) else f"{prefix}{name}."))
-    return names
 
 
 def _edit(command: Edit) -> int:

@@ -31,6 +31,7 @@ ROOMS = [
     ["config"],
     ["checkpoint"],
     ["produce"],
+    ["arguments"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}

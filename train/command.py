@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sdejax.cli import parse
+from sdejax.arguments import parse
 from sdejax.config import Config, load_config
 
 
