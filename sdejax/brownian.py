@@ -40,8 +40,8 @@ class BrownianPaths:
     """One path for each of `keys` (b,), each of `shape`; `depth` halvings of [0, 1] resolve 2^-depth.
 
     A deeper tree refines the same path. One evaluation costs `depth` + 2 images of normal numbers, a walk's step over n
-    leaves about log2(n) + 3, so `depth` should be no more than the steps need. `levy_area` is what a diffrax solver asks
-    for.
+    leaves about log2(n) + 3, so `depth` should be no more than the steps need.
+    `levy_area` is what a diffrax solver asks for.
     """
 
     keys: jax.Array
