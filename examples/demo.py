@@ -1,7 +1,8 @@
 """The README's pictures from the bundled snapshot: `make demo`, or `python examples/demo.py OUT`.
 
-One picture per application of SDEdit, three text edits by sync-SDE beside their true results, and samples. Seeds are 0,
-1, 2, ... and nothing is picked.
+One picture per application of SDEdit (with a prompt: "red apple", "smiling face with sunglasses", "prince: light skin
+tone"), three text edits by sync-SDE beside their true results, and unconditional samples. Seeds are 0, 1, 2, ... and
+nothing is picked.
 """
 
 import sys
@@ -53,13 +54,12 @@ def paint_glasses(face: Image.Image) -> tuple[Image.Image, Image.Image]:
 
 
 def paste_crown(face: Image.Image, crown: Image.Image) -> tuple[Image.Image, Image.Image]:
-    """A crown cut out and pasted on a face moved down to make room, and the mask of the seam."""
-    composite, mask = Image.new("RGB", face.size, "white"), Image.new("L", face.size, 0)
-    composite.paste(face.resize((24, 24), Image.Resampling.LANCZOS), (4, 8))
-    small = crown.resize((20, 20), Image.Resampling.LANCZOS)
+    """A crown cut out and pasted on a head, and the mask of everything above the eyes."""
+    composite, mask = face.copy(), Image.new("L", face.size, 0)
+    small = crown.resize((22, 22), Image.Resampling.LANCZOS)
     ink = small.convert("L").point(lambda value: 255 if value < 235 else 0)
-    composite.paste(small, (6, -2), ink)
-    ImageDraw.Draw(mask).rectangle((3, 0, 28, 20), fill=255)
+    composite.paste(small, (5, -6), ink)
+    ImageDraw.Draw(mask).rectangle((0, 0, 31, 13), fill=255)
     return composite, mask
 
 
@@ -101,26 +101,26 @@ def main(out: Path) -> None:
     model = sj.load(ROOT / "checkpoints" / "emoji32")
     sampler = sj.Sampler(steps=50)
     keys = sj.keys(range(4))
-    free = model.denoiser()
 
-    def edit(guide: Image.Image, strength: float, mask: np.ndarray, repeats: int = 1) -> list[Image.Image]:
+    def edit(guide: Image.Image, prompt: str, strength: float, mask: np.ndarray) -> list[Image.Image]:
         given = batch(guide.resize(model.shape[1::-1], Image.Resampling.BOX))
-        edited = sj.sdedit(free, model.sde, given, keys, strength=strength, mask=mask, repeats=repeats, sampler=sampler)
+        denoiser = model.denoiser(prompt)
+        edited = sj.sdedit(denoiser, model.sde, given, keys, strength=strength, mask=mask, sampler=sampler)
         return [to_image(image) for image in np.asarray(edited)]
 
     everywhere = np.ones((*model.shape[:2], 1), np.float32)
     apple = paint_apple()
-    strokes = [("strokes", apple), *((f"strength {s}", edit(apple, s, everywhere)[0]) for s in STRENGTHS)]
+    strokes = [("strokes", apple), *((f"strength {s}", edit(apple, "red apple", s, everywhere)[0]) for s in STRENGTHS)]
     overview = done("strokes", [strokes])
 
     face = emoji("grinning-face")
     painted, mask = paint_glasses(face)
-    results = edit(painted, 0.5, mask_array(mask))
+    results = edit(painted, "smiling face with sunglasses", 0.5, mask_array(mask))
     row = [("image", face), ("strokes", painted), ("mask", mask.convert("RGB"))]
     overview += done("stroke-edit", [[*row, *((f"seed {i}", image) for i, image in enumerate(results[:2]))]])
 
-    composite, mask = paste_crown(emoji("smiling-face"), emoji("crown"))
-    results = edit(composite, 0.4, mask_array(mask), repeats=2)
+    composite, mask = paste_crown(emoji("man-light"), emoji("crown"))
+    results = edit(composite, "prince: light skin tone", 0.4, mask_array(mask))
     row = [("composite", composite), ("mask", mask.convert("RGB"))]
     overview += done("composite", [[*row, *((f"seed {i}", image) for i, image in enumerate(results[:3]))]])
 
@@ -143,7 +143,7 @@ def main(out: Path) -> None:
     done("text-edits", rows)
     overview += [rows[0] + rows[1][:2], rows[1][2:] + rows[2]]
 
-    drawn = np.asarray(sj.sample(free, model.sde, sj.keys(range(20)), model.shape, sampler=sampler))
+    drawn = np.asarray(sj.sample(model.denoiser(), model.sde, sj.keys(range(20)), model.shape, sampler=sampler))
     samples = [(f"seed {i}", to_image(image)) for i, image in enumerate(drawn)]
     rows = [samples[i : i + 5] for i in range(0, 20, 5)]
     done("samples", rows)
