@@ -129,6 +129,7 @@ def main() -> None:
     groups = {"all": np.ones(len(edits), bool)}
     groups |= {family: np.array([e.family == family for e in edits]) for family in sorted({e.family for e in edits})}
     groups["target never seen"] = np.array([e.target in held_out for e in edits])
+    groups["target seen"] = ~groups["target never seen"]
     print(f"{'':20} edits   L1 to truth   unedited   nearest is true")
     for name, group in groups.items():
         if group.any():
