@@ -37,6 +37,6 @@ def get_config() -> Config:
         objective=Objective(level_mean=-0.2, level_std=1.5, caption_dropout=0.1, word_dropout=0.02),
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup=300, decay=0.25),
         batch=64,
-        steps=10_200,
+        steps=12_000,
         ema_decay=0.999,
     )

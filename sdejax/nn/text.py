@@ -13,11 +13,14 @@ from sdejax.nn.layers import default_init, dense, zero_init
 
 PAD, EMPTY, UNKNOWN = 0, 1, 2
 _FIRST_WORD = 3
-_WORD = re.compile("[^\\W_]+(?:[-.\u2019'&][^\\W_]+)*|#|\\*")
+_WORD = re.compile("[^\\W_]+(?:[.\u2019'&][^\\W_]+)*|#|\\*")
 
 
 def words_of(caption: str) -> list[str]:
-    """The lower-case words of a caption; hyphenated words stay whole, punctuation is dropped."""
+    """The lower-case words of a caption, punctuation dropped.
+
+    Hyphenated words are split: "ten-thirty" is read by a model that has only met "ten o'clock" and "two-thirty".
+    """
     return _WORD.findall(caption.lower())
 
 
