@@ -145,6 +145,7 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
         "log_tau_next": jnp.append(log_tau[1:], -_FAR),
         "gap": jnp.where(gap < 0.0, gap, -1.0),
         "extrapolate": (number > 0) & (number < sampler.steps - 1) & (gap < 0.0),
+        "first": number == 0,
         "last": number == sampler.steps - 1,
         "sigma": sde.sigma(times),
         "alpha_next": jnp.append(sde.alpha(times[1:]), 1.0),
@@ -173,8 +174,14 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
         signals = drive(now["t"], state)
         noises: tuple[jax.Array | None, ...] = (None,) * len(state)
         if noisy:
-            earlier = path_values
-            walks, path_values = _walk(walks, now["s_next"])
+            # The first step walks to its own beginning as well: a walk before the loop would be compiled again.
+            ends = jnp.stack([now["s"], now["s_next"]])
+            walks, earlier, path_values = jax.lax.fori_loop(
+                jnp.where(now["first"], 0, 1),
+                2,
+                lambda i, at: _walk(at[0], at[2], ends[i]),
+                (walks, path_values, path_values),
+            )
             length = now["s_next"] - now["s"]
             rate = jnp.where(length > 0.0, jax.lax.rsqrt(jnp.maximum(length, 1e-12)), 0.0)
             noises = drive.noise(state, tuple((b - a) * rate for a, b in zip(earlier, path_values, strict=True)))
@@ -200,15 +207,16 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
     if order == 2:
         shapes = jax.eval_shape(drive, times[0], state)
         before = tuple(None if d is None else jnp.zeros(d.shape, d.dtype) for d in shapes)
-    walks, path_values = _walk(tuple(path.walk() for path in paths), schedule["s"][0])
-    (state, *_), _ = jax.lax.scan(step, (state, before, walks, path_values), schedule)
+    walks = tuple(path.walk() for path in paths)
+    origin = tuple(jnp.zeros_like(state[0]) for _ in paths)
+    (state, *_), _ = jax.lax.scan(step, (state, before, walks, origin), schedule)
     return state
 
 
-def _walk(walks: tuple[Walk, ...], s: jax.Array) -> tuple[tuple[Walk, ...], State]:
-    """The walks at s, and their paths' values there."""
+def _walk(walks: tuple[Walk, ...], values: State, s: jax.Array) -> tuple[tuple[Walk, ...], State, State]:
+    """The walks at s, the values of their paths before, and those there."""
     moved = [walk.to(s) for walk in walks]
-    return tuple(walk for walk, _ in moved), tuple(value for _, value in moved)
+    return tuple(walk for walk, _ in moved), values, tuple(value for _, value in moved)
 
 
 class _Noise(diffrax.AbstractTerm):

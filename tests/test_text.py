@@ -8,7 +8,7 @@ from tests.tiny import VOCABULARY
 
 
 def test_words_of_a_unicode_name():
-    assert words_of("Woman: medium-dark skin tone, red hair") == ["woman", "medium", "dark", "skin", "tone", "red", "hair"]
+    assert words_of("Woman: medium-dark skin tone") == ["woman", "medium", "dark", "skin", "tone"]
     assert words_of("keycap: #") == ["keycap", "#"]
     assert words_of("flag: St. Kitts & Nevis") == ["flag", "st", "kitts", "nevis"]
 
