@@ -133,7 +133,7 @@ def main() -> None:
     print(f"{'':20} edits   L1 to truth   unedited   nearest is true")
     for name, group in groups.items():
         if group.any():
-            row = f"{l1[group].mean():11.3f} {unedited[group].mean():10.3f} {right[group].mean():15.0%}"
+            row = f"{l1[group].mean():11.4f} {unedited[group].mean():10.3f} {right[group].mean():15.0%}"
             print(f"{name:20} {group.sum():5} {row}")
     if arguments.sheet:
         triples = np.stack([source, result, truth], 1).reshape(-1, *model.shape)

@@ -28,7 +28,7 @@ from train.report import quiet_denoiser, validation_loss
 _SAMPLES = 64
 
 
-def bundle(config: Config, out: Path, licence: str) -> None:
+def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
     """Write the bundled snapshot of the run of `config`."""
     _, held_out, model = prepare(config)
     checkpoints = Checkpoints(config.folder / "checkpoints", config.checkpoints_kept)
@@ -44,7 +44,7 @@ def bundle(config: Config, out: Path, licence: str) -> None:
     sheet = contact_sheet([to_image(image) for image in np.asarray(images)], columns=16, scale=2)
     save_png(out / "samples.png", sheet)
     losses = validation_loss(model, model.params, held_out, config.seed) if held_out is not None else {}
-    card = _card(config, model, int(state.step), _hours(config), losses, captions if prompts else [], licence)
+    card = _card(config, model, int(state.step), _hours(config), losses, captions if prompts else [], licence, note)
     write_atomically(out / "README.md", card.encode())
 
 
@@ -67,13 +67,21 @@ def _processor() -> str:
 
 
 def _card(
-    config: Config, model: Model, steps: int, hours: float, losses: dict[str, float], captions: list[str], licence: str
+    config: Config,
+    model: Model,
+    steps: int,
+    hours: float,
+    losses: dict[str, float],
+    captions: list[str],
+    licence: str,
+    note: str,
 ) -> str:
     rows = "\n".join(f"| {level} | {loss:.5f} |" for level, loss in losses.items())
     device = jax.devices()[0]
     hardware = f"{os.cpu_count()} cores of {_processor()}" if device.platform == "cpu" else device.device_kind
     kind = "captioned" if captions else "unlabelled"
     listed = "; ".join(captions[:16])
+    remark = f"\n| Note | {note} |" if note else ""
     return f"""# {config.name}
 
 {model.parameter_count / 1e6:.2f} M parameters, {model.shape[0]} x {model.shape[1]}, {kind}.
@@ -87,7 +95,7 @@ def _card(
 | Steps | {steps} of {config.batch} images |
 | Hardware | {hardware} |
 | Hours | {hours:.1f} |
-| Config | the committed configs/{config.name}.py |
+| Config | the committed configs/{config.name}.py |{remark}
 
 ## Validation loss
 
@@ -119,6 +127,8 @@ class _Arguments:
         "weights Apache-2.0; images drawn from Noto Color Emoji (SIL OFL 1.1), names from Unicode (Unicode licence)"
     )
     """What the card says of licences."""
+    note: str = ""
+    """What the card says besides, such as how the run differed from its config."""
     run: str = ""
     """The run's folder, where it is not the config's own."""
 
@@ -131,7 +141,7 @@ def main() -> int:
     try:
         config = load_config(arguments.config)
         config = dataclasses.replace(config, out=arguments.run) if arguments.run else config
-        bundle(config, Path(arguments.out), arguments.licence)
+        bundle(config, Path(arguments.out), arguments.licence, arguments.note)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
