@@ -44,7 +44,7 @@ def closed_forms(sde, t):
 
 @every_sde
 def test_the_simulated_forward_sde_has_the_mean_and_variance_of_eq_1(sde):
-    paths, steps, x0 = 2**14, 1000, 1.5
+    paths, steps, x0 = 2**13, 1000, 1.5
     key, first = jax.random.split(jax.random.key(0))
 
     @jax.jit
@@ -67,9 +67,9 @@ def test_the_simulated_forward_sde_has_the_mean_and_variance_of_eq_1(sde):
         alpha, sigma, _, _ = closed_forms(sde, t)
         # 4 standard errors and the simulation's own 1%; a drift without its 1/2 is off by 50% and more.
         assert abs(float(x.mean()) - alpha * x0) < 4.0 * sigma / paths**0.5 + 0.01 * alpha * x0
-        # 4 standard errors are 4.4%, and 1.6% are the simulation's; g^2 = beta in place of sub-VP's is off by 20%
+        # 4 standard errors are 6.2%, and 1.8% are the simulation's; g^2 = beta in place of sub-VP's is off by 20%
         # and more at t = 0.3, g in place of g^2 or a factor 2 by more still.
-        assert abs(float(x.var()) / sigma**2 - 1.0) < 0.06
+        assert abs(float(x.var()) / sigma**2 - 1.0) < 0.08
 
 
 @every_sde
