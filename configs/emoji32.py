@@ -6,7 +6,7 @@ Command  sdejax train configs/emoji32.py
 
 from sdejax.config import Config, OptimiserConfig
 from sdejax.model import Parametrisation
-from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.architecture import NCSNppConfig
 from sdejax.sde import VPSDE
 from sdejax.training import Objective
 
@@ -26,7 +26,9 @@ def get_config() -> Config:
             blocks=1,
             attention=(4,),
             heads=4,
-            resample="plain",
+            resblock="ddpm",
+            resample_with_conv=False,
+            attention_up="every",
             embedding="fourier",
             fourier_scale=1.0,
             dropout=0.0,

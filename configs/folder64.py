@@ -7,7 +7,7 @@ Cost     not run here; meant for one GPU
 
 from sdejax.config import Config, OptimiserConfig
 from sdejax.model import Parametrisation
-from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.architecture import NCSNppConfig
 from sdejax.sde import VPSDE
 
 

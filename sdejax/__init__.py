@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from sdejax.edit.sdedit import sdedit
     from sdejax.edit.sync_sde import sync_sde
     from sdejax.model import Model, NetworkDenoiser, Parametrisation, UnknownWordWarning
-    from sdejax.nn.ncsnpp import NCSNppConfig
+    from sdejax.nn.architecture import NCSNppConfig
     from sdejax.nn.text import Vocabulary
     from sdejax.parallel import image_mesh, spread
     from sdejax.sample import keys, sample
     from sdejax.sampler import Exponential, Sampler
-    from sdejax.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
+    from sdejax.sde import SDE, VESDE, VPSDE, DiscreteVPSDE, RectifiedFlow, SubVPSDE
 
 _HOMES = {
     "brownian": ("BrownianPaths",),
@@ -51,12 +51,12 @@ _HOMES = {
     "edit.sdedit": ("sdedit",),
     "edit.sync_sde": ("sync_sde",),
     "model": ("Model", "NetworkDenoiser", "Parametrisation", "UnknownWordWarning"),
-    "nn.ncsnpp": ("NCSNppConfig",),
+    "nn.architecture": ("NCSNppConfig",),
     "nn.text": ("Vocabulary",),
     "parallel": ("image_mesh", "spread"),
     "sample": ("keys", "sample"),
     "sampler": ("Exponential", "Sampler"),
-    "sde": ("SDE", "RectifiedFlow", "SubVPSDE", "VESDE", "VPSDE"),
+    "sde": ("SDE", "DiscreteVPSDE", "RectifiedFlow", "SubVPSDE", "VESDE", "VPSDE"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -69,6 +69,7 @@ __all__ = [
     "Coupling",
     "DatasetDenoiser",
     "Denoiser",
+    "DiscreteVPSDE",
     "Exponential",
     "GaussianDenoiser",
     "GuidedDenoiser",

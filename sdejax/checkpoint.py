@@ -14,11 +14,12 @@ import jax
 import numpy as np
 import safetensors
 import safetensors.numpy
-from flax import nnx
 
 from sdejax.config import architecture_from_json, architecture_to_json
 from sdejax.images import write_atomically
 from sdejax.model import Model
+from sdejax.nn.names import from_names, to_names
+from sdejax.nn.ncsnpp import structure
 from sdejax.training import TrainState
 
 _ARCHITECTURE, _PARAMETERS = "model.json", "params.safetensors"
@@ -47,11 +48,11 @@ def load(path: str | Path) -> Model:
         arrays = safetensors.numpy.load(data)
     except (safetensors.SafetensorError, ValueError) as error:
         raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} is damaged or cut short ({error})") from None
-    graph, abstract = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))
+    graph, abstract = structure(config)
     try:
-        params = _unflatten(abstract, arrays)
+        params = from_names(abstract, arrays)
     except ValueError as error:
-        raise ValueError(f"snapshot={str(path)!r}: {error}") from None
+        raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} {error}") from None
     source = f"sha256:{hashlib.sha256(data).hexdigest()}"
     return Model(config, sde, parametrisation, params, vocabulary, graph, source)
 
@@ -63,35 +64,10 @@ def save(path: str | Path, model: Model, dtype: str = "float32") -> None:
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.asarray(value).astype(dtype) for name, value in _flatten(model.params).items()}
+    arrays = {name: np.asarray(value).astype(dtype) for name, value in to_names(model.params).items()}
     write_atomically(folder / _PARAMETERS, safetensors.numpy.save(arrays))
     architecture = architecture_to_json(model.config, model.sde, model.parametrisation, model.vocabulary)
     write_atomically(folder / _ARCHITECTURE, (json.dumps(architecture, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _name(path: Any) -> str:
-    return ".".join(str(key) for key in path)
-
-
-def _flatten(params: Any) -> dict[str, Any]:
-    """Parameters by readable name, such as down.16x16.block0.block.conv0.kernel."""
-    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(params)}
-
-
-def _unflatten(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
-    flat = nnx.to_flat_state(abstract)
-    names = [_name(path) for path, _ in flat]
-    if missing := sorted(set(names) - set(arrays)):
-        raise ValueError(f"{_PARAMETERS} lacks {len(missing)} parameters of the architecture, first {missing[0]!r}")
-    if extra := sorted(set(arrays) - set(names)):
-        raise ValueError(f"{_PARAMETERS} has {len(extra)} parameters not of the architecture, first {extra[0]!r}")
-    filled = []
-    for (path, leaf), name in zip(flat, names, strict=True):
-        value = arrays[name]
-        if value.shape != leaf.shape:
-            raise ValueError(f"parameter {name!r} has shape {value.shape}, the architecture wants {leaf.shape}")
-        filled.append((path, leaf.replace(value.astype(leaf.dtype))))
-    return nnx.from_flat_state(filled)
 
 
 class Checkpoints:

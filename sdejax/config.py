@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sdejax.model import Parametrisation
-from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.text import Vocabulary
-from sdejax.sde import SDE, VESDE, VPSDE, RectifiedFlow, SubVPSDE
+from sdejax.sde import SDE, VESDE, VPSDE, DiscreteVPSDE, RectifiedFlow, SubVPSDE
 from sdejax.training import Objective
 
-_SDES: tuple[type[SDE], ...] = (VPSDE, SubVPSDE, VESDE, RectifiedFlow)
+_SDES: tuple[type[SDE], ...] = (VPSDE, SubVPSDE, VESDE, RectifiedFlow, DiscreteVPSDE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ def sde_to_json(sde: SDE) -> dict[str, Any]:
 
 def sde_from_json(data: dict[str, Any]) -> SDE:
     """The inverse of `sde_to_json`."""
-    data = dict(data)
+    data = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
     name = data.pop("class")
     for cls in _SDES:
         if cls.__name__ == name:

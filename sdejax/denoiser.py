@@ -6,7 +6,8 @@ r"""What a model is to a sampler: a denoiser, and the denoisers that are known e
          v         output = (alpha e - sigma x0) / sqrt(alpha^2 + sigma^2)  (Salimans and Ho 2022; any alpha, sigma)
          velocity  output = e - x0, so D = x - sigma output where alpha + sigma = 1  (Liu et al. 2023)
          edm       D = c_skip x + c_out output with the unit-variance scalings of Karras et al. 2022, table 1
-         The score is (alpha D - x) / sigma^2 (Tweedie's formula).
+         score   output = (alpha D - x) / sigma^2 (Tweedie's formula), so D = (x + sigma^2 output) / alpha
+         scaled_score  output = sigma score = -e
     (7)  For Gaussian data, a Gaussian mixture, and a finite data set, D has a closed form.
 
 A denoiser is a callable pytree: its arrays are leaves, everything else is static.
@@ -23,7 +24,7 @@ from jax.typing import ArrayLike
 
 from sdejax.sde import SDE, per_image
 
-Prediction = Literal["noise", "x0", "v", "velocity", "edm"]
+Prediction = Literal["noise", "x0", "v", "velocity", "edm", "score", "scaled_score"]
 T = TypeVar("T")
 
 
@@ -42,6 +43,10 @@ def denoised(prediction: Prediction, sde: SDE, t: ArrayLike, x: jax.Array, outpu
         return output
     if prediction == "noise":
         return (x - sigma * output) / alpha
+    if prediction == "scaled_score":
+        return (x + sigma * output) / alpha
+    if prediction == "score":
+        return (x + jnp.square(sigma) * output) / alpha
     if prediction == "velocity":
         # x = alpha x0 + sigma e and output = e - x0 give x0 = (x - sigma output) / (alpha + sigma).
         return (x - sigma * output) / (alpha + sigma)
@@ -58,6 +63,10 @@ def target(prediction: Prediction, sde: SDE, t: ArrayLike, x0: jax.Array, noise:
         return x0
     if prediction == "noise":
         return noise
+    if prediction == "scaled_score":
+        return -noise
+    if prediction == "score":
+        return -noise / sigma
     if prediction == "velocity":
         return noise - x0
     scale, sign = (1.0, -1.0) if prediction == "v" else (scale, 1.0)

@@ -18,11 +18,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from sdejax.denoiser import STATIC, Denoiser, GuidedDenoiser, PerImage, Prediction, denoised, pytree
-from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.architecture import NCSNppConfig
+from sdejax.nn.ncsnpp import NCSNpp, structure
 from sdejax.nn.text import Vocabulary
 from sdejax.sde import SDE, per_image
 
-Condition = Literal["time", "log_level"]
+Condition = Literal["time", "log_level", "level", "noise_index"]
 
 
 class UnknownWordWarning(UserWarning):
@@ -33,16 +34,28 @@ class UnknownWordWarning(UserWarning):
 class Parametrisation:
     """How a network's input and output relate to the process; frozen, static under jit.
 
-    `prediction` is what it outputs (eq. 6). `condition` is what it is told of the time: 999 t (DDPM, DDPM++ VP) or
-    log(sigma / alpha) (NCSN++, EDM). `data_std` is the data's standard deviation, which scales edm's input and output.
+    `prediction` is what it outputs (eq. 6). `data_std` is the data's standard deviation, which scales edm's input and
+    output.
+
+    `condition` is what it is told of the time: "time" 999 t (continuous DDPM++), "log_level" log(sigma / alpha)
+    (NCSN++, EDM), or with `levels` = n levels of noise "level" n t - 1 (the number of a DDPM's level) or "noise_index"
+    (n - 1)(1 - t) (counted from the largest noise, as the discrete NCSN++ does).
+
+    `unit_range` says that its images were in [0, 1], so that its noise levels are half and its score is twice ours;
+    it reads them `centred`, in [-1, 1], or as they are.
     """
 
     prediction: Prediction = "edm"
     condition: Condition = "log_level"
     data_std: float = 0.5
+    levels: int = 1000
+    unit_range: bool = False
+    centred: bool = True
 
     def network_input(self, sde: SDE, t: jax.Array, x: jax.Array) -> jax.Array:
         """x scaled to unit variance for edm and v; as it is for the others."""
+        if self.unit_range and not self.centred:
+            return 0.5 * (x + per_image(sde.alpha(t), x))
         if self.prediction not in ("edm", "v"):
             return x
         alpha, sigma = per_image(sde.alpha(t), x), per_image(sde.sigma(t), x)
@@ -53,8 +66,20 @@ class Parametrisation:
         """What the network is told of the time; the shape of t."""
         if self.condition == "time":
             return 999.0 * t
+        if self.condition == "level":
+            return jnp.maximum(self.levels * t - 1.0, 0.0)
+        if self.condition == "noise_index":
+            return (self.levels - 1.0) * (1.0 - t)
         # Finite where tau is not: at RF's t = 1, and at t = 0.
-        return 0.5 * jnp.log(jnp.clip(sde.tau(t), 1e-2 * sde.tau_min, sde.tau_max))
+        level = 0.5 * jnp.log(jnp.clip(sde.tau(t), 1e-2 * sde.tau_min, sde.tau_max))
+        return level - math.log(2.0) if self.unit_range else level
+
+    def evaluate(
+        self, network: Any, sde: SDE, t: jax.Array, x: jax.Array, tokens: jax.Array | None, key: jax.Array | None = None
+    ) -> jax.Array:
+        """The network's output for x (b, h, w, c) at times t (b,), in the units of `denoised` and `target`."""
+        output = network(self.network_input(sde, t, x), self.label(sde, t), tokens, key)
+        return 0.5 * output if self.unit_range and self.prediction == "score" else output
 
 
 @pytree
@@ -77,8 +102,7 @@ class NetworkDenoiser:
         elif tokens is not None:
             tokens = jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape[1:]))
         how = self.parametrisation
-        network = nnx.merge(self.graph, self.params)
-        output = network(how.network_input(self.sde, times, x), how.label(self.sde, times), tokens)
+        output = how.evaluate(nnx.merge(self.graph, self.params), self.sde, times, x, tokens)
         return denoised(how.prediction, self.sde, times, x, output, how.data_std)
 
 
@@ -99,8 +123,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if self.graph is None:
-            network = nnx.eval_shape(lambda: self.config.build(nnx.Rngs(0)))
-            object.__setattr__(self, "graph", nnx.split(network)[0])
+            object.__setattr__(self, "graph", structure(self.config)[0])
 
     @classmethod
     def create(
@@ -114,7 +137,7 @@ class Model:
         """A model with fresh parameters."""
 
         def initialise(seed: jax.Array):
-            return nnx.split(config.build(nnx.Rngs(params=jax.random.key(seed, impl="rbg"))))[1]
+            return nnx.split(NCSNpp(config, nnx.Rngs(params=jax.random.key(seed, impl="rbg"))))[1]
 
         # One program that runs once: what counts is how fast it compiles.
         params = jax.jit(initialise, compiler_options={"xla_backend_optimization_level": 0})(np.uint32(seed))
@@ -127,8 +150,8 @@ class Model:
 
     @property
     def parameter_count(self) -> int:
-        """How many numbers the network has."""
-        return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(self.params))
+        """How many trained numbers the network has."""
+        return sum(math.prod(leaf.shape) for _, leaf in nnx.to_flat_state(self.params) if isinstance(leaf, nnx.Param))
 
     def denoiser(
         self,

@@ -6,6 +6,7 @@ For data x0, unit noise e and time t in [0, 1], with t = 0 the data and t = 1 th
     (2)  tau = (sigma / alpha)^2, the noise-to-signal ratio, increasing in t, with its inverse t(tau)
     (3)  dx = f x dt + g dW,   f = d log(alpha) / dt,   g^2 = alpha^2 dtau / dt
     (4)  VP      tau = expm1(B),   B = int_0^t beta                 (Song et al. 2021, eq. 11)
+                 beta linear in t, or through the levels of DDPM   (Ho et al. 2020)
          sub-VP  sigma = 1 - alpha^2, with VP's alpha               (Song et al. 2021, eq. 13)
          VE      alpha = 1, sigma geometric                         (Song et al. 2021, eq. 9)
          RF      alpha = 1 - t, sigma = t                           (Liu et al. 2023)
@@ -24,6 +25,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 # Below noise level 0.01 an image in [-1, 1] is finer than its 8-bit rounding; solvers need not resolve it.
@@ -74,8 +76,28 @@ class SDE(abc.ABC):
         return per_image(self.alpha(t), x0) * x0 + per_image(self.sigma(t), x0) * noise
 
 
+class _VariancePreserving(SDE):
+    """alpha^2 + sigma^2 = 1: what B(t), the integral of beta, is enough for."""
+
+    @abc.abstractmethod
+    def _integral(self, t: jax.Array) -> jax.Array:
+        """B(t); the shape of `t`."""
+
+    def alpha(self, t: ArrayLike) -> jax.Array:
+        """exp(-B / 2)."""
+        return jnp.exp(-0.5 * self._integral(_float(t)))
+
+    def sigma(self, t: ArrayLike) -> jax.Array:
+        """sqrt(1 - exp(-B)), without cancellation at small t."""
+        return jnp.sqrt(-jnp.expm1(-self._integral(_float(t))))
+
+    def tau(self, t: ArrayLike) -> jax.Array:
+        """expm1(B)."""
+        return jnp.expm1(self._integral(_float(t)))
+
+
 @dataclasses.dataclass(frozen=True)
-class VPSDE(SDE):
+class VPSDE(_VariancePreserving):
     """Variance preserving: alpha^2 + sigma^2 = 1, beta(t) linear from `beta_min` to `beta_max`.
 
     DDPM's process in continuous time (Ho et al. 2020; Song et al. 2021, eq. 11).
@@ -87,17 +109,8 @@ class VPSDE(SDE):
     def __post_init__(self) -> None:
         _check_betas(self.beta_min, self.beta_max)
 
-    def alpha(self, t: ArrayLike) -> jax.Array:
-        """exp(-B / 2)."""
-        return jnp.exp(-0.5 * _beta_integral(self, t))
-
-    def sigma(self, t: ArrayLike) -> jax.Array:
-        """sqrt(1 - exp(-B)), without cancellation at small t."""
-        return jnp.sqrt(-jnp.expm1(-_beta_integral(self, t)))
-
-    def tau(self, t: ArrayLike) -> jax.Array:
-        """expm1(B)."""
-        return jnp.expm1(_beta_integral(self, t))
+    def _integral(self, t: jax.Array) -> jax.Array:
+        return _beta_integral(self, t)
 
     def time(self, tau: ArrayLike) -> jax.Array:
         """Solves B(t) = log(1 + tau)."""
@@ -107,6 +120,42 @@ class VPSDE(SDE):
     def tau_max(self) -> float:
         """tau(1)."""
         return math.expm1(0.5 * (self.beta_min + self.beta_max))
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscreteVPSDE(_VariancePreserving):
+    """Variance preserving, through the levels of a discrete chain (Ho et al. 2020): level k of n is at t = (k + 1) / n.
+
+    There alpha^2 is the product of 1 - betas up to k. Between two levels beta(t) is constant, so B(t) is linear; t = 0
+    is the data, without noise.
+    """
+
+    betas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.betas or not all(0.0 < beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas: {len(self.betas)} numbers, must be at least one, each above 0 and below 1")
+
+    @property
+    def _knots(self) -> tuple[np.ndarray, np.ndarray]:
+        """The times 0, 1/n, ... 1 and B there."""
+        integral = np.concatenate([[0.0], np.cumsum(-np.log1p(-np.asarray(self.betas, np.float64)))])
+        return np.linspace(0.0, 1.0, len(integral)), integral
+
+    def _integral(self, t: jax.Array) -> jax.Array:
+        times, integral = self._knots
+        return jnp.interp(t, times.astype(t.dtype), integral.astype(t.dtype))
+
+    def time(self, tau: ArrayLike) -> jax.Array:
+        """Solves B(t) = log(1 + tau)."""
+        tau = _float(tau)
+        times, integral = self._knots
+        return jnp.interp(jnp.log1p(tau), integral.astype(tau.dtype), times.astype(tau.dtype))
+
+    @property
+    def tau_max(self) -> float:
+        """tau(1)."""
+        return math.expm1(self._knots[1][-1])
 
 
 @dataclasses.dataclass(frozen=True)

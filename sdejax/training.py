@@ -67,9 +67,7 @@ def score_matching_loss(
     """The loss of each image, (b,): the mean squared error of the network's output at `times` (b,) under `noise`."""
     network = nnx.merge(graph, params)
     x = sde.perturb(times, images, noise)
-    output = network(
-        parametrisation.network_input(sde, times, x), parametrisation.label(sde, times), tokens, dropout_key
-    )
+    output = parametrisation.evaluate(network, sde, times, x, tokens, dropout_key)
     wanted = target(parametrisation.prediction, sde, times, images, noise, parametrisation.data_std)
     return jnp.mean(jnp.square(output - wanted), axis=(1, 2, 3))
 

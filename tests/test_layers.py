@@ -6,17 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sdejax.nn.blocks import Attention
 from sdejax.nn.layers import (
-    Attention,
     FourierEmbedding,
     GroupNorm,
     PositionalEmbedding,
-    downsample,
     dropout,
-    from_patches,
-    to_patches,
-    upsample,
 )
+from sdejax.nn.resample import downsample, from_patches, to_patches, upsample
 
 
 @pytest.mark.parametrize("channels", [8, 12, 144])

@@ -9,14 +9,15 @@ import pytest
 from flax import nnx
 
 from sdejax.model import Model, Parametrisation
-from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.architecture import NCSNppConfig
 from sdejax.sde import VPSDE
+from sdejax.nn.ncsnpp import structure
 from tests.tiny import CONFIG, VOCABULARY, tiny_model
 
 VARIANTS = {
     "DDPM++": {},
     "NCSN++ on a wide image, unconditional": {"fir": True, "embedding": "fourier", "shape": (8, 16, 3), "words": 0},
-    "patches and plain resampling": {"patch": 2, "shape": (16, 16, 3), "resample": "plain"},
+    "patches and plain resampling": {"patch": 2, "shape": (16, 16, 3), "resblock": "ddpm", "resample_with_conv": False},
 }
 
 
@@ -56,13 +57,10 @@ def test_a_fresh_network_is_zero():
 
 
 def test_names_read_from_the_tree():
-    names = {
-        ".".join(map(str, path))
-        for path, _ in nnx.to_flat_state(nnx.state(nnx.eval_shape(lambda: CONFIG.build(nnx.Rngs(0)))))
-    }
-    assert "down.8x8.block0.block.conv0.kernel" in names
-    assert "down.4x4.block0.caption.query.kernel" in names
-    assert "middle.block0.attention.out.bias" in names
+    names = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(structure(CONFIG)[1])}
+    assert "down.8x8.block0.conv0.kernel" in names
+    assert "down.4x4.caption0.query.kernel" in names
+    assert "middle.attention.out.bias" in names
     assert "up.4x4.upsample.conv1.kernel" in names
     assert not any("attention" in name for name in names if name.startswith("down.8x8"))
 

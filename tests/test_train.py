@@ -19,7 +19,7 @@ SHAPE = (16, 16, 3)
 TINY = """
 import dataclasses
 from sdejax.config import Config, OptimiserConfig
-from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.architecture import NCSNppConfig
 
 def get_config():
     network = NCSNppConfig(shape=(8, 8, 3), channels=8, multipliers=(1,), blocks=1, attention=(), text_width=8)

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from sdejax.model import Model, Parametrisation
-from sdejax.nn.ncsnpp import NCSNppConfig
+from sdejax.nn.architecture import NCSNppConfig
+from sdejax.nn.ncsnpp import structure
 from sdejax.nn.text import Vocabulary
 from sdejax.sde import VPSDE
 
@@ -35,7 +35,7 @@ def parameters(config, seed=0, scale=0.3):
             return np.float32(np.hypot(scale, np.prod(leaf.shape[:-1]) ** -0.5)) * values
         return np.float32(scale) * values + ("scale" in jax.tree_util.keystr(path))
 
-    abstract = nnx.split(nnx.eval_shape(lambda: config.build(nnx.Rngs(0))))[1]
+    abstract = structure(config)[1]
     return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, abstract))
 
 

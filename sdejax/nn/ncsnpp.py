@@ -1,216 +1,286 @@
-"""NCSN++ and DDPM++ (Song et al. 2021, appendix H), with optional text conditioning.
+"""The score networks of Song et al. 2021 (appendix H): DDPM, DDPM++ and NCSN++, with optional text conditioning.
 
-A U-Net of BigGAN residual blocks. DDPM++ embeds the time by sinusoids and resamples plainly; NCSN++ embeds the
-logarithm of the noise level by random Fourier features and resamples with a FIR filter. Captions, where a model
-has them, enter twice: their mean vector is added to the time embedding, and the pixels attend to their words.
+A U-Net of residual blocks with attention at chosen resolutions. DDPM (Ho et al. 2020) changes resolution by strided
+convolutions; DDPM++ and NCSN++ inside BigGAN's residual blocks. NCSN++ filters as it resamples, embeds the logarithm
+of the noise level by random Fourier features, and passes the image along the levels: progressive input feeds it,
+downsampled, to each level; progressive output sums what each level adds to it. Captions, where a model has them, enter
+twice: their mean vector is added to the time embedding, and the pixels attend to their words.
 """
 
-import dataclasses
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sdejax.nn.layers import (
-    Attention,
-    FourierEmbedding,
-    GroupNorm,
-    PositionalEmbedding,
-    ResidualBlock,
-    conv,
-    dense,
-    downsample,
-    from_patches,
-    to_patches,
-    upsample,
-)
+from sdejax.nn.blocks import Attention, ResidualBlock, skip_sum
+from sdejax.nn.architecture import NCSNppConfig
+from sdejax.nn.layers import Conv, FourierEmbedding, GroupNorm, PositionalEmbedding, dense
+from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 from sdejax.nn.text import TextEncoder
 
 
-@dataclasses.dataclass(frozen=True)
-class NCSNppConfig:
-    """What a network is made of. Frozen and hashable: static under `jax.jit`.
+class _Builder:
+    """Makes the blocks of one network, all in its style."""
 
-    `shape` is (height, width, channels) of the images; `attention` lists the side lengths, after patching, of the
-    levels with attention; `patch` folds patches of that size into channels before the first level; `resample`
-    changes level inside a residual block of its own (BigGAN) or by the bare filter, which costs nothing;
-    `vocabulary`, `words` and `text_width` describe the text encoder (0 words: an unconditional model).
-    """
+    def __init__(self, config: NCSNppConfig, rngs: nnx.Rngs):
+        self.config, self.rngs, self.dtype = config, rngs, jnp.dtype(config.dtype)
 
-    shape: tuple[int, int, int] = (32, 32, 3)
-    channels: int = 128
-    multipliers: tuple[int, ...] = (1, 2, 2, 2)
-    blocks: int = 4
-    attention: tuple[int, ...] = (16,)
-    heads: int = 1
-    patch: int = 1
-    embedding: Literal["positional", "fourier"] = "positional"
-    fourier_scale: float = 16.0
-    resample: Literal["block", "plain"] = "block"
-    fir: bool = False
-    rescale: bool = True
-    dropout: float = 0.1
-    vocabulary: int = 0
-    words: int = 0
-    text_width: int = 128
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-    def __post_init__(self) -> None:
-        coarsest = self.patch * 2 ** (len(self.multipliers) - 1)
-        if self.shape[0] % coarsest or self.shape[1] % coarsest:
-            raise ValueError(f"shape={self.shape}: height and width must be multiples of {coarsest}")
-        if self.blocks < 1 or not self.multipliers:
-            raise ValueError(f"blocks={self.blocks}, multipliers={self.multipliers}: at least one of each")
-
-    def levels(self) -> list[tuple[str, int, bool]]:
-        """For each level, finest first: its name ("32x32"), its channels, and whether it attends."""
-        levels = []
-        for i, multiplier in enumerate(self.multipliers):
-            height, width = (side // (self.patch * 2**i) for side in self.shape[:2])
-            levels.append((f"{height}x{width}", self.channels * multiplier, height in self.attention))
-        return levels
-
-    def build(self, rngs: nnx.Rngs) -> "NCSNpp":
-        """The network with fresh parameters."""
-        return NCSNpp(self, rngs)
-
-
-class _Mixer(nnx.Module):
-    """One residual block, then attention over the pixels and the caption where the level has it."""
-
-    def __init__(self, config: NCSNppConfig, inputs: int, outputs: int, attend: bool, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
-        rescale = config.rescale
-        self.block = _block(config, inputs, outputs, rngs)
-        self.attention = Attention(outputs, config.heads, dtype, rngs, rescale=rescale) if attend else None
-        self.caption = (
-            Attention(outputs, config.heads, dtype, rngs, text=config.text_width, rescale=rescale)
-            if attend and config.words
-            else None
+    def residual(self, inputs: int, outputs: int, resample: Any = "none", groups: int | None = None) -> ResidualBlock:
+        config = self.config
+        return ResidualBlock(
+            inputs,
+            outputs,
+            config.embedding_width,
+            self.dtype,
+            self.rngs,
+            resample=resample,
+            fir=config.fir,
+            dropout_rate=config.dropout,
+            rescale=config.rescale,
+            groups=(groups or config.groups, config.groups),
+            epsilon=config.epsilon,
         )
 
-    def __call__(self, x: jax.Array, embedding: jax.Array, text, key: jax.Array | None) -> jax.Array:
-        x = self.block(x, embedding, key)
-        if self.attention is not None:
-            x = self.attention(x)
-        if self.caption is not None:
-            x = self.caption(x, *text)
-        return x
+    def attend(self, level: nnx.Dict, number: str, channels: int, groups: int | None = None) -> None:
+        """Give a level attention over its pixels, and over the caption where there is one, after block `number`."""
+        config = self.config
+        heads = channels // config.head_width if config.head_width else config.heads
+        for name, text in (("attention", 0), ("caption", config.text_width)):
+            if name == "attention" or config.words:
+                level[name + number] = Attention(
+                    channels,
+                    heads,
+                    self.dtype,
+                    self.rngs,
+                    text=text,
+                    rescale=config.rescale,
+                    groups=groups or config.groups,
+                    epsilon=config.epsilon,
+                )
 
+    def output(self, channels: int, outputs: int, dtype: Any) -> tuple[GroupNorm, Conv]:
+        """A norm, and the convolution to what is put out."""
+        norm = GroupNorm(channels, dtype, groups=self.config.groups, epsilon=self.config.epsilon)
+        return norm, Conv(channels, outputs, 3, dtype, self.rngs, zero=True)
 
-def _block(config: NCSNppConfig, inputs: int, outputs: int, rngs: nnx.Rngs, resample: str = "none") -> ResidualBlock:
-    return ResidualBlock(
-        inputs,
-        outputs,
-        4 * config.channels,
-        jnp.dtype(config.dtype),
-        rngs,
-        resample=resample,
-        fir=config.fir,
-        dropout_rate=config.dropout,
-        rescale=config.rescale,
-    )
+    def downsample(self, channels: int) -> nnx.Module | None:
+        if self.config.resblock == "biggan":
+            return self.residual(channels, channels, "down")
+        if self.config.resample_with_conv:
+            padding = self.config.downsample_padding
+            return ConvDownsample(channels, channels, self.config.fir, self.dtype, self.rngs, padding)
+        return None
+
+    def upsample(self, channels: int) -> nnx.Module | None:
+        if self.config.resblock == "biggan":
+            return self.residual(channels, channels, "up")
+        if self.config.resample_with_conv:
+            return ConvUpsample(channels, channels, self.config.fir, self.dtype, self.rngs)
+        return None
 
 
 class NCSNpp(nnx.Module):
     """The U-Net: (x, label, tokens) -> an image-shaped output, in float32.
 
-    Holds no random state: dropout takes a key, and is off without one.
+    Parameters are float32; norms' statistics, softmaxes and the last convolution are computed in float32 whatever the
+    config's dtype. Holds no random state: dropout takes a key, and is off without one.
     """
 
     def __init__(self, config: NCSNppConfig, rngs: nnx.Rngs):
         self.config = config
-        dtype = jnp.dtype(config.dtype)
-        width = config.channels
-        image_channels = config.shape[2] * config.patch**2
-        if config.embedding == "fourier":
-            self.label = FourierEmbedding(2 * width, config.fourier_scale, rngs)
-            label_width = 2 * width
-        else:
-            self.label = PositionalEmbedding(width)
-            label_width = width
-        self.embed0 = dense(label_width, 4 * width, dtype, rngs)
-        self.embed1 = dense(4 * width, 4 * width, dtype, rngs)
+        make, dtype = _Builder(config, rngs), jnp.dtype(config.dtype)
+        image = config.shape[2] * config.patch**2
+        if config.conditional:
+            if config.embedding == "fourier":
+                self.label = FourierEmbedding(2 * config.channels, config.fourier_scale, rngs)
+            else:
+                self.label = PositionalEmbedding(config.channels, config.frequency_shift)
+            width = config.channels * (2 if config.embedding == "fourier" else 1)
+            self.embed0 = dense(width, config.embedding_width, dtype, rngs)
+            self.embed1 = dense(config.embedding_width, config.embedding_width, dtype, rngs)
         if config.words:
             self.text = TextEncoder(config.vocabulary, config.words, config.text_width, 4, dtype, rngs)
-            self.text_embed = dense(config.text_width, 4 * width, dtype, rngs)
-        self.conv_in = conv(image_channels, width, 3, dtype, rngs)
+            self.text_embed = dense(config.text_width, config.embedding_width, dtype, rngs)
+        self.conv_in = Conv(image, config.channels, 3, dtype, rngs)
+        self.down, self.up, self.middle = nnx.Dict(), nnx.Dict(), nnx.Dict()
+        skips = self._make_down(make, image)
+        channels = skips[-1]
+        self.middle["block0"] = make.residual(channels, channels)
+        make.attend(self.middle, "", channels)
+        self.middle["block1"] = make.residual(channels, channels)
+        self._make_up(make, image, skips)
 
+    def _make_down(self, make: _Builder, image: int) -> list[int]:
+        """The way down; returns the channels of what it hands over to the way up."""
+        config = self.config
         levels = config.levels()
-        channels, skips = width, [width]
-        self.down, self.up = nnx.Dict(), nnx.Dict()
+        channels, pyramid, skips = config.channels, image, [config.channels]
         for i, (name, outputs, attend) in enumerate(levels):
-            level = nnx.Dict()
+            level = self.down[name] = nnx.Dict()
             for j in range(config.blocks):
-                level[f"block{j}"] = _Mixer(config, channels, outputs, attend, rngs)
+                level[f"block{j}"] = make.residual(channels, outputs)
                 channels = outputs
+                if attend:
+                    make.attend(level, str(j), channels, config.attention_groups)
                 skips.append(channels)
-            if i < len(levels) - 1:
-                if config.resample == "block":
-                    level["downsample"] = _block(config, channels, channels, rngs, "down")
-                skips.append(channels)
-            self.down[name] = level
-        self.middle = nnx.Dict(
-            block0=_Mixer(config, channels, channels, True, rngs),
-            block1=_Mixer(config, channels, channels, False, rngs),
-        )
+            if i == len(levels) - 1:
+                break
+            if (module := make.downsample(channels)) is not None:
+                level["downsample"] = module
+            if config.progressive_input == "input_skip":
+                level["input"] = dense(pyramid, channels, make.dtype, make.rngs)
+                channels *= 2 if config.progressive_combine == "cat" else 1
+            elif config.progressive_input == "residual":
+                level["input"] = ConvDownsample(pyramid, channels, config.fir, make.dtype, make.rngs)
+                pyramid = channels
+            skips.append(channels)
+        return skips
+
+    def _make_up(self, make: _Builder, image: int, skips: list[int]) -> None:
+        config = self.config
+        levels = config.levels()
+        channels, pyramid = skips[-1], 0
+        skips = list(skips)
         for i, (name, outputs, attend) in reversed(list(enumerate(levels))):
-            level = nnx.Dict()
+            level = self.up[name] = nnx.Dict()
             for j in range(config.blocks + 1):
-                level[f"block{j}"] = _Mixer(config, channels + skips.pop(), outputs, attend, rngs)
+                level[f"block{j}"] = make.residual(
+                    channels + skips.pop(), outputs, groups=config.attention_groups if attend else None
+                )
                 channels = outputs
-            if i > 0 and config.resample == "block":
-                level["upsample"] = _block(config, channels, channels, rngs, "up")
-            self.up[name] = level
-        self.norm_out = GroupNorm(channels, jnp.float32)
-        self.conv_out = conv(channels, image_channels, 3, jnp.float32, rngs, zero=True)
+                if attend and (config.attention_up == "every" or j == config.blocks):
+                    make.attend(level, str(j), channels, config.attention_groups)
+            if config.progressive == "output_skip":
+                level["norm_out"], level["conv_out"] = make.output(channels, image, jnp.float32)
+            elif config.progressive == "residual":
+                if pyramid:
+                    level["output"] = ConvUpsample(pyramid, channels, config.fir, make.dtype, make.rngs)
+                else:
+                    level["norm_out"], level["conv_out"] = make.output(channels, channels, make.dtype)
+                pyramid = channels
+            if i > 0 and (module := make.upsample(channels)) is not None:
+                level["upsample"] = module
+        if config.progressive != "output_skip":
+            self.norm_out, self.conv_out = make.output(channels, image, jnp.float32)
 
     def __call__(
         self, x: jax.Array, label: jax.Array, tokens: jax.Array | None = None, key: jax.Array | None = None
     ) -> jax.Array:
         """x (b, h, w, c), label (b,), tokens (b, words) or None, dropout key or None -> (b, h, w, c)."""
         config = self.config
-        dtype = jnp.dtype(config.dtype)
-        embedding = self.embed1(nnx.swish(self.embed0(self.label(label).astype(dtype))))
-        text = None
+        embedding, text = self._embed(label, tokens)
+        keys = _keys(key)
+
+        def call(block: ResidualBlock, h: jax.Array) -> jax.Array:
+            return _recomputed(block, config.remat)(h, embedding, next(keys))
+
+        def attend(level: nnx.Dict, number: str, h: jax.Array) -> jax.Array:
+            if f"attention{number}" in level:
+                h = _recomputed(level[f"attention{number}"], config.remat)(h)
+            if f"caption{number}" in level:
+                assert text is not None
+                h = _recomputed(level[f"caption{number}"], config.remat)(h, *text)
+            return h
+
+        def resample(module: Any, h: jax.Array, plain: Callable) -> jax.Array:
+            if isinstance(module, ResidualBlock):
+                return call(module, h)
+            return plain(h, config.fir) if module is None else module(h)
+
+        names = [name for name, _, _ in config.levels()]
+        pyramid = to_patches(x, config.patch).astype(jnp.dtype(config.dtype))
+        h = self.conv_in(pyramid)
+        skips = [h]
+        for name in names:
+            level = self.down[name]
+            for j in range(config.blocks):
+                h = attend(level, str(j), call(level[f"block{j}"], h))
+                skips.append(h)
+            if name != names[-1]:
+                h = resample(level.get("downsample"), h, downsample)
+                h, pyramid = self._feed(level, h, pyramid)
+                skips.append(h)
+        h = call(self.middle["block0"], h)
+        h = call(self.middle["block1"], attend(self.middle, "", h))
+        output = None
+        for name in reversed(names):
+            level = self.up[name]
+            for j in range(config.blocks + 1):
+                h = attend(level, str(j), call(level[f"block{j}"], jnp.concatenate([h, skips.pop()], -1)))
+            h, output = self._emit(level, h, output)
+            if name != names[0]:
+                h = resample(level.get("upsample"), h, upsample)
+        if config.progressive != "output_skip":
+            output = _out(self.norm_out, self.conv_out, h)
+        assert output is not None
+        output = from_patches(output, config.patch)
+        return output * jnp.exp(-label)[:, None, None, None] if config.scale_by_sigma else output
+
+    def _embed(self, label: jax.Array, tokens: jax.Array | None) -> tuple[jax.Array | None, Any]:
+        """The vector that conditions the blocks, and the caption's words with their mask."""
+        config = self.config
+        if not config.conditional:
+            return None, None
+        label = self.label(label).astype(jnp.dtype(config.dtype))
+        embedding, text = self.embed1(nnx.swish(self.embed0(label))), None
         if config.words:
             assert tokens is not None, "a network with text needs tokens"
             words, pooled, mask = self.text(tokens)
-            embedding = embedding + self.text_embed(pooled)
-            text = (words, mask)
-        embedding = nnx.swish(embedding)
+            embedding, text = embedding + self.text_embed(pooled), (words, mask)
+        return nnx.swish(embedding), text
 
-        count = 0
+    def _feed(self, level: nnx.Dict, h: jax.Array, pyramid: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Progressive input: the image, downsampled, enters the next level."""
+        config = self.config
+        if config.progressive_input == "input_skip":
+            pyramid = downsample(pyramid, config.fir)
+            fed = level["input"](pyramid)
+            return (jnp.concatenate([fed, h], -1) if config.progressive_combine == "cat" else fed + h), pyramid
+        if config.progressive_input == "residual":
+            h = skip_sum(level["input"](pyramid), h, config.rescale)
+            return h, h
+        return h, pyramid
 
-        def next_key() -> jax.Array | None:
-            nonlocal count
-            count += 1
-            return None if key is None else jax.random.fold_in(key, count)
+    def _emit(self, level: nnx.Dict, h: jax.Array, output: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """Progressive output: what a level adds to the image so far, or to what it is made from."""
+        config = self.config
+        if config.progressive == "output_skip":
+            own = _out(level["norm_out"], level["conv_out"], h)
+            return h, own if output is None else upsample(output, config.fir) + own
+        if config.progressive == "residual":
+            if output is None:
+                return h, _out(level["norm_out"], level["conv_out"], h)
+            h = skip_sum(level["output"](output), h, config.rescale)
+            return h, h
+        return h, None
 
-        h = self.conv_in(to_patches(x, config.patch).astype(dtype))
-        skips = [h]
-        coarsest, finest = config.levels()[-1][0], config.levels()[0][0]
-        for name, _, _ in config.levels():
-            level = self.down[name]
-            for j in range(config.blocks):
-                h = level[f"block{j}"](h, embedding, text, next_key())
-                skips.append(h)
-            if name != coarsest:
-                if config.resample == "block":
-                    h = level["downsample"](h, embedding, next_key())
-                else:
-                    h = downsample(h, config.fir)
-                skips.append(h)
-        for block in ("block0", "block1"):
-            h = self.middle[block](h, embedding, text, next_key())
-        for name, _, _ in reversed(config.levels()):
-            level = self.up[name]
-            for j in range(config.blocks + 1):
-                h = level[f"block{j}"](jnp.concatenate([h, skips.pop()], -1), embedding, text, next_key())
-            if name != finest:
-                if config.resample == "block":
-                    h = level["upsample"](h, embedding, next_key())
-                else:
-                    h = upsample(h, config.fir)
-        return from_patches(self.conv_out(nnx.swish(self.norm_out(h))), config.patch)
+
+def structure(config: NCSNppConfig) -> tuple[Any, Any]:
+    """The network's graph, and its parameters' shapes in place of the parameters: costs no memory."""
+    return nnx.split(nnx.eval_shape(lambda: NCSNpp(config, nnx.Rngs(0))))
+
+
+def _out(norm: GroupNorm, conv: Conv, h: jax.Array) -> jax.Array:
+    return conv(nnx.swish(norm(h)))
+
+
+def _keys(key: jax.Array | None) -> Iterator[jax.Array | None]:
+    """A dropout key for each block, or None for each."""
+    count = 0
+    while True:
+        count += 1
+        yield None if key is None else jax.random.fold_in(key, count)
+
+
+def _recomputed(module: Callable, remat: bool) -> Callable:
+    """The module, its inside forgotten after the forward pass and computed again for the gradient."""
+    if not remat:
+        return module
+    graph, params = nnx.split(module)
+
+    def run(params: Any, *args: Any) -> jax.Array:
+        return nnx.merge(graph, params)(*args)
+
+    return lambda *args: jax.checkpoint(run)(params, *args)

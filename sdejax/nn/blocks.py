@@ -1,0 +1,103 @@
+"""The blocks of the score network: residual convolutions and attention."""
+
+from typing import Literal
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from sdejax.nn.layers import Conv, GroupNorm, dense, dropout
+from sdejax.nn.resample import downsample, upsample
+
+
+def skip_sum(skip: jax.Array, branch: jax.Array, rescale: bool) -> jax.Array:
+    """skip + branch; over sqrt(2) with `rescale`, which keeps the variance (Song et al. 2021, appendix H)."""
+    total = skip + branch
+    return total * (0.5**0.5) if rescale else total
+
+
+class ResidualBlock(nnx.Module):
+    """norm, swish, (resample), conv, + embedding, norm, swish, dropout, conv, + skip.
+
+    DDPM's block (Ho et al. 2020); with resampling inside it is BigGAN's (Brock et al. 2019). `embedding` is the width
+    of the vector that conditions it, 0 for none. `groups` are those of its two norms, None for the usual number.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        embedding: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        *,
+        resample: Literal["none", "down", "up"] = "none",
+        fir: bool = False,
+        dropout_rate: float = 0.0,
+        rescale: bool = False,
+        groups: tuple[int | None, int | None] = (None, None),
+        epsilon: float = 1e-6,
+    ):
+        self.resample, self.fir = resample, fir
+        self.dropout_rate, self.rescale = dropout_rate, rescale
+        self.norm0 = GroupNorm(inputs, dtype, groups=groups[0], epsilon=epsilon)
+        self.conv0 = Conv(inputs, outputs, 3, dtype, rngs)
+        self.embed = dense(embedding, outputs, dtype, rngs) if embedding else None
+        self.norm1 = GroupNorm(outputs, dtype, groups=groups[1], epsilon=epsilon)
+        self.conv1 = Conv(outputs, outputs, 3, dtype, rngs, zero=True)
+        self.skip = dense(inputs, outputs, dtype, rngs) if inputs != outputs or resample != "none" else None
+
+    def __call__(self, x: jax.Array, embedding: jax.Array | None, key: jax.Array | None = None) -> jax.Array:
+        """x: (b, h, w, inputs), embedding: (b, embedding) -> (b, h', w', outputs)."""
+        h = nnx.swish(self.norm0(x))
+        if self.resample == "down":
+            h, x = downsample(h, self.fir), downsample(x, self.fir)
+        elif self.resample == "up":
+            h, x = upsample(h, self.fir), upsample(x, self.fir)
+        h = self.conv0(h)
+        if self.embed is not None:
+            h = h + self.embed(embedding)[:, None, None, :]
+        h = self.conv1(dropout(nnx.swish(self.norm1(h)), self.dropout_rate, key))
+        return skip_sum(x if self.skip is None else self.skip(x), h, self.rescale)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention over the pixels, with the pixels or a text as what is attended to.
+
+    The output projection starts at zero, so the block starts as the identity (up to the skip rescaling).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+        *,
+        text: int = 0,
+        rescale: bool = False,
+        groups: int | None = None,
+        epsilon: float = 1e-6,
+    ):
+        if channels % heads:
+            raise ValueError(f"heads={heads}: must divide the {channels} channels of the attention")
+        self.heads = heads
+        self.rescale = rescale
+        self.norm = GroupNorm(channels, dtype, groups=groups, epsilon=epsilon)
+        self.query = dense(channels, channels, dtype, rngs)
+        self.key = dense(text or channels, channels, dtype, rngs)
+        self.value = dense(text or channels, channels, dtype, rngs)
+        self.out = dense(channels, channels, dtype, rngs, zero=True)
+
+    def __call__(self, x: jax.Array, text: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
+        """x: (b, h, w, c); text: (b, words, width) with mask (b, words), true where there is a word."""
+        b, h, w, c = x.shape
+        pixels = self.norm(x).reshape(b, h * w, c)
+        source = pixels if text is None else text
+        query, key, value = (
+            layer(y).reshape(b, -1, self.heads, c // self.heads)
+            for layer, y in ((self.query, pixels), (self.key, source), (self.value, source))
+        )
+        mask = None if mask is None else mask[:, None, None, :]
+        mixed = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return skip_sum(x, self.out(mixed.reshape(b, h * w, c)).reshape(x.shape), self.rescale)
