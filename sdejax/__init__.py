@@ -12,7 +12,7 @@ from sdejax._version import __version__
 
 if TYPE_CHECKING:
     from sdejax.brownian import BrownianPaths
-    from sdejax.checkpoint import load, save
+    from sdejax.checkpoint import save
     from sdejax.config import Config, load_config
     from sdejax.denoiser import (
         DatasetDenoiser,
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sdejax.edit.coupled import Coupling
     from sdejax.edit.sdedit import sdedit
     from sdejax.edit.sync_sde import sync_sde
+    from sdejax.loading import load
     from sdejax.model import Model, NetworkDenoiser, Parametrisation, UnknownWordWarning
     from sdejax.nn.architecture import NCSNppConfig
     from sdejax.nn.text import Vocabulary
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "brownian": ("BrownianPaths",),
-    "checkpoint": ("load", "save"),
+    "checkpoint": ("save",),
     "config": ("Config", "load_config"),
     "denoiser": (
         "DatasetDenoiser",
@@ -50,6 +51,7 @@ _HOMES = {
     "edit.coupled": ("Coupling",),
     "edit.sdedit": ("sdedit",),
     "edit.sync_sde": ("sync_sde",),
+    "loading": ("load",),
     "model": ("Model", "NetworkDenoiser", "Parametrisation", "UnknownWordWarning"),
     "nn.architecture": ("NCSNppConfig",),
     "nn.text": ("Vocabulary",),

@@ -25,7 +25,7 @@ from sdejax.training import TrainState
 _ARCHITECTURE, _PARAMETERS = "model.json", "params.safetensors"
 
 
-def load(path: str | Path) -> Model:
+def load_snapshot(path: str | Path) -> Model:
     """Read a snapshot folder.
 
     **Raises:** `ValueError`, naming the path, where it is not a snapshot, a file of it is missing or cut short, or its

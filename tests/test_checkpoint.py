@@ -8,7 +8,8 @@ import optax
 import pytest
 
 import sdejax as sj
-from sdejax.checkpoint import Checkpoints, load, save
+from sdejax.checkpoint import Checkpoints, save
+from sdejax.checkpoint import load_snapshot as load
 from sdejax.training import init_state
 from tests.tiny import tiny_model
 

@@ -10,8 +10,8 @@ from flax import nnx
 
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
-from sdejax.sde import VPSDE
 from sdejax.nn.ncsnpp import structure
+from sdejax.sde import VPSDE
 from tests.tiny import CONFIG, VOCABULARY, tiny_model
 
 VARIANTS = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdejax.checkpoint import load
+from sdejax.checkpoint import load_snapshot as load
 from sdejax.cli import main
 from train.data import ImageFolder, batches
 from train.emoji import held_out, read_emoji_test

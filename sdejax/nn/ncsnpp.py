@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from sdejax.nn.blocks import Attention, ResidualBlock, skip_sum
 from sdejax.nn.architecture import NCSNppConfig
+from sdejax.nn.blocks import Attention, ResidualBlock, skip_sum
 from sdejax.nn.layers import Conv, FourierEmbedding, GroupNorm, PositionalEmbedding, dense
 from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 from sdejax.nn.text import TextEncoder
