@@ -1,16 +1,20 @@
 # make demo    the pictures of the README, from the bundled snapshot, in out/demo
 # make test    lint, types and tests
-# Both install what they need into .venv first.
+# make parity  our networks and samplers against diffusers on torch
+# Each installs what it needs into .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types tests clean
+.PHONY: demo test parity lint types tests clean
 
 demo: .venv/.runtime
 	$(BIN)/python examples/demo.py out/demo
 
 test: lint types tests
+
+parity: .venv/.bench
+	$(BIN)/python -m benchmarks.parity
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -30,6 +34,10 @@ tests: .venv/.test
 
 .venv/.test: .venv/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.venv/.bench: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	touch $@
 
 clean:

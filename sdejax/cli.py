@@ -20,6 +20,8 @@ _USAGE = """usage: sdejax VERB ...
   sync    an image by what two prompts differ in: sync-SDE
   sample  images from noise
   train   a model on a folder of images
+  import  other people's weights to a snapshot: diffusers, score_sde, DDPM, hf://
+  export  a snapshot to safetensors, and to a diffusers folder
   env     versions, devices, what is optional and missing
 
 sdejax VERB --help lists a verb's options."""
@@ -112,6 +114,34 @@ class Sample:
 
 
 @dataclasses.dataclass(frozen=True)
+class Import:
+    """Other people's weights to a snapshot, whose card says where they are from."""
+
+    source: Annotated[Positional[str], tyro.conf.arg(metavar="SRC")]
+    """A diffusers folder, a score_sde .pth, a DDPM .ckpt, or hf://owner/name@revision."""
+    out: Annotated[Positional[str], tyro.conf.arg(metavar="OUT")]
+    """The snapshot folder to write."""
+    licence: str = ""
+    """What the card says of the licence, where the source does not."""
+    sde: Literal["vp", "subvp", "ve"] | None = None
+    """The process of a .pth file, which does not say it; by default VE for Fourier embeddings, else VP."""
+    size: int | None = None
+    """The images' side, for .pth and .ckpt files without attention at 16 pixels."""
+    fir: bool | None = None
+    """Whether a .pth file's network filters as it resamples, where its weights do not show it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A snapshot to safetensors by readable names, and to a diffusers folder where that layout can hold it."""
+
+    snapshot: _Snapshot
+    """A snapshot folder, or anything that import reads."""
+    out: Annotated[Positional[str], tyro.conf.arg(metavar="OUT")]
+    """The folder to write."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Env:
     """Versions, devices, and what is optional and missing."""
 
@@ -199,6 +229,31 @@ def _sample(command: Sample) -> int:
     return produce(command, model, seeds, compute, to_image, [])
 
 
+def _import(command: Import) -> int:
+    import sdejax as sj
+    from sdejax.transfer import import_model
+
+    processes = {"vp": sj.VPSDE(), "subvp": sj.SubVPSDE(), "ve": sj.VESDE(0.02, 100.0)}
+    model = import_model(
+        command.source,
+        command.out,
+        licence=command.licence,
+        sde=processes[command.sde] if command.sde else None,
+        size=command.size,
+        fir=command.fir,
+    )
+    print(f"{command.out}: {model.parameter_count / 1e6:.3f} M parameters, {model.sde}, {model.source}")
+    return 0
+
+
+def _export(command: Export) -> int:
+    from sdejax.transfer import export_model
+
+    reason = export_model(command.snapshot, command.out)
+    print(f"{command.out}: " + (f"safetensors; no diffusers folder: {reason}" if reason else "safetensors, diffusers"))
+    return 0
+
+
 def _sampler(run: Run) -> Any:
     import sdejax as sj
 
@@ -229,6 +284,9 @@ def _env(command: Env) -> int:
 
 
 _OPTIONAL = {
+    "torch": "reading .pth, .ckpt and .bin files, pip install sdejax[torch]",
+    "huggingface_hub": "hf:// addresses, sdejax[hub]",
+    "diffusers": "make parity and benchmarks/network.py, sdejax[bench]",
     "pytest": "tests, pip install sdejax[test]",
     "ruff": "lint, sdejax[test]",
     "pyright": "types, sdejax[test]",
@@ -246,6 +304,8 @@ _VERBS: dict[str, tuple[type, Callable[[Any], int]]] = {
     "edit": (Edit, _edit),
     "sync": (Sync, _sync),
     "sample": (Sample, _sample),
+    "import": (Import, _import),
+    "export": (Export, _export),
     "env": (Env, _env),
 }
 

@@ -30,8 +30,8 @@ def load(path: str | Path, *, sde: SDE | None = None, size: int | None = None, f
 
     **Returns:** a `Model`; its `source` is the SHA-256 of the weights' file.
 
-    **Raises:** `ValueError`, naming the path, where it is none of these, a file is missing, cut short or damaged, or the
-    weights are not those of an architecture that the library has.
+    **Raises:** `ValueError`, naming the path, where it is none of these, a file is missing, cut short or damaged, or
+    the weights are not those of an architecture that the library has.
     """
     if str(path).startswith("hf://"):
         from sdejax.pretrained.hub import resolve

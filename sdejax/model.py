@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 
 from sdejax.denoiser import STATIC, Denoiser, GuidedDenoiser, PerImage, Prediction, denoised, pytree
 from sdejax.nn.architecture import NCSNppConfig
+from sdejax.nn.layers import parameter_keys
 from sdejax.nn.ncsnpp import NCSNpp, structure
 from sdejax.nn.text import Vocabulary
 from sdejax.sde import SDE, per_image
@@ -137,7 +138,7 @@ class Model:
         """A model with fresh parameters."""
 
         def initialise(seed: jax.Array):
-            return nnx.split(NCSNpp(config, nnx.Rngs(params=jax.random.key(seed, impl="rbg"))))[1]
+            return nnx.split(NCSNpp(config, parameter_keys(jax.random.key(seed, impl="rbg"))))[1]
 
         # One program that runs once: what counts is how fast it compiles.
         params = jax.jit(initialise, compiler_options={"xla_backend_optimization_level": 0})(np.uint32(seed))

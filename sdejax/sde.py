@@ -136,6 +136,9 @@ class DiscreteVPSDE(_VariancePreserving):
         if not self.betas or not all(0.0 < beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas: {len(self.betas)} numbers, must be at least one, each above 0 and below 1")
 
+    def __repr__(self) -> str:
+        return f"DiscreteVPSDE({len(self.betas)} betas, {self.betas[0]:g} to {self.betas[-1]:g})"
+
     @property
     def _knots(self) -> tuple[np.ndarray, np.ndarray]:
         """The times 0, 1/n, ... 1 and B there."""

@@ -40,6 +40,7 @@ ROOMS = [
     ["pretrained.weights", "pretrained.unet2d"],
     ["pretrained.diffusers", "pretrained.score_sde", "pretrained.ddpm", "pretrained.hub"],
     ["loading"],
+    ["transfer"],
     ["produce"],
     ["arguments"],
     ["cli"],

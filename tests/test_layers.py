@@ -13,7 +13,7 @@ from sdejax.nn.layers import (
     PositionalEmbedding,
     dropout,
 )
-from sdejax.nn.resample import downsample, from_patches, to_patches, upsample
+from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 
 
 @pytest.mark.parametrize("channels", [8, 12, 144])
@@ -67,6 +67,37 @@ def test_plain_resampling_is_means_and_repeats():
     np.testing.assert_allclose(downsample(upsample(x, False), False), x, atol=1e-6)
     np.testing.assert_allclose(downsample(x, False).mean(), x.mean(), atol=1e-6)
     np.testing.assert_array_equal(upsample(x, False)[:, 1::2, 1::2], x)
+
+
+def _convolved(x, kernel, stride=1):
+    """A 3 x 3 convolution without padding, tap by tap."""
+    h, w = (x.shape[1] - 3) // stride + 1, (x.shape[2] - 3) // stride + 1
+    taps = ((i, j, x[:, i : i + stride * h : stride, j : j + stride * w : stride]) for i in range(3) for j in range(3))
+    return sum(tap @ kernel[i, j] for i, j, tap in taps)
+
+
+@pytest.mark.parametrize("fir", [False, True])
+def test_resampling_convolutions_are_filter_then_convolve(fir):
+    """On an image without end, seen through a window: filter, then a strided convolution, or upsample, then convolve.
+
+    Rejects a shift by a pixel, a filter behind the stride, a gain, and a border that repeats or wraps.
+    """
+    x = np.asarray(jax.random.normal(jax.random.key(0), (2, 6, 8, 3)), np.float64)
+    small, wide = ConvDownsample(3, 4, fir, jnp.float32, nnx.Rngs(0)), ConvUpsample(3, 4, fir, jnp.float32, nnx.Rngs(1))
+    margin = np.pad(x, [(0, 0), (8, 8), (8, 8), (0, 0)])  # zeros, as far as anything reaches
+    smooth = margin
+    if fir:
+        for axis in (1, 2):
+            smooth = sum(k * np.roll(smooth, 2 - j, axis) for j, k in enumerate([0.125, 0.375, 0.375, 0.125]))
+    # The filter's centre lies between pixels 1 and 2 of its four; DDPM's own strided kernel starts on the pixel itself.
+    first = 7 if fir else 8
+    expected = _convolved(smooth, np.asarray(small.conv.kernel[...], np.float64), 2)[:, first // 2 :, first // 2 :]
+    if fir:
+        expected = _convolved(smooth[:, 8:, 8:], np.asarray(small.conv.kernel[...], np.float64), 2)
+    np.testing.assert_allclose(small(x), expected[:, :3, :4], atol=2e-5)
+    large = _direct(margin, np.array([1.0, 3.0, 3.0, 1.0]) / 8.0, up=True) if fir else margin.repeat(2, 1).repeat(2, 2)
+    expected = _convolved(large, np.asarray(wide.conv.kernel[...], np.float64))[:, 15:27, 15:31]
+    np.testing.assert_allclose(wide(x), expected, atol=2e-5)
 
 
 def test_patches_are_neighbours():

@@ -3,6 +3,8 @@
 Normalisation statistics and softmaxes are always accumulated in float32.
 """
 
+from typing import cast
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +15,25 @@ from sdejax.nn.conv import conv2d
 # Song et al. 2021 initialise as DDPM does: uniform, scaled by the mean of fan-in and fan-out.
 default_init = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zero_init = nnx.initializers.zeros_init()
+
+
+class _Keys:
+    """A key for each parameter, counted in Python."""
+
+    def __init__(self, key: jax.Array):
+        self._key, self._count = key, 0
+
+    def params(self) -> jax.Array:
+        self._count += 1
+        return jax.random.fold_in(self._key, self._count)
+
+
+def parameter_keys(key: jax.Array) -> nnx.Rngs:
+    """Stands in for `nnx.Rngs(params=key)` while a network is made inside a trace.
+
+    `nnx.Rngs` counts in a traced variable, which takes time quadratic in the number of parameters.
+    """
+    return cast(nnx.Rngs, _Keys(key))
 
 
 def dense(inputs: int, outputs: int, dtype: DTypeLike, rngs: nnx.Rngs, *, zero: bool = False) -> nnx.Linear:

@@ -7,6 +7,7 @@ downsampled, to each level; progressive output sums what each level adds to it. 
 twice: their mean vector is added to the time embedding, and the pixels attend to their words.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from flax import nnx
 
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.blocks import Attention, ResidualBlock, skip_sum
-from sdejax.nn.layers import Conv, FourierEmbedding, GroupNorm, PositionalEmbedding, dense
+from sdejax.nn.layers import Conv, FourierEmbedding, GroupNorm, PositionalEmbedding, dense, parameter_keys
 from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 from sdejax.nn.text import TextEncoder
 
@@ -257,9 +258,10 @@ class NCSNpp(nnx.Module):
         return h, None
 
 
+@functools.lru_cache(maxsize=32)
 def structure(config: NCSNppConfig) -> tuple[Any, Any]:
     """The network's graph, and its parameters' shapes in place of the parameters: costs no memory."""
-    return nnx.split(nnx.eval_shape(lambda: NCSNpp(config, nnx.Rngs(0))))
+    return nnx.split(nnx.eval_shape(lambda: NCSNpp(config, parameter_keys(jax.random.key(0)))))
 
 
 def _out(norm: GroupNorm, conv: Conv, h: jax.Array) -> jax.Array:
