@@ -22,9 +22,9 @@ def _denoise(denoiser, t, x):
 
 
 def test_it_predicts_the_noise_at_its_levels():
-    # 1e-4. Rejects a transposed matrix or window, blocks 0 and 1 exchanged, attention behind the last block of the way
-    # up alone, padding before the strided convolution, levels numbered from the coarsest, labels from 1 on (0.02), and
-    # the product of 1 - beta taken one level late (0.05 at the first level).
+    # 1e-4. Rejects the product of 1 - beta taken one level late (0.003 at every level) and, by 0.02 or more at the last
+    # level, a transposed matrix, keys and values or the middle's blocks exchanged, labels from 1 on, padding before the
+    # strided convolution, and norms of fewer groups.
     state = _state()
     model = from_state({f"module.{name}": value for name, value in state.items()}, size=8)
     level = np.array([0, 250, 999])

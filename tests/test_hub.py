@@ -5,6 +5,7 @@ import json
 import pickle
 import sys
 import threading
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ FILES = {
 class _Hub(http.server.BaseHTTPRequestHandler):
     """One repository, owner/there, of one revision; every path that is asked for is kept."""
 
-    asked: list[str] = []
+    asked: ClassVar[list[str]] = []
 
     def do_GET(self):
         path = self.path.split("?")[0]
@@ -64,7 +65,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """An empty cache, and a Hub that refuses connections."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -172,7 +173,7 @@ def test_tensors_are_read_and_no_code_is_run(tmp_path, zipped):
     np.testing.assert_array_equal(read["b"][0], [0, 1])
     assert read["b"][1]["c"][:2] == (1, "x") and read["b"][1]["c"][2].shape == (1, 2)
     whole = file.read_bytes()
-    for data in (whole[: len(whole) // 2], whole[:-10], b"", b"some text", pickle.dumps({"a": 1})[:-1]):
+    for data in (whole[: len(whole) // 2], whole[:-10], b"", b"some text", pickle.dumps({"a": 1}, 2)[:-1]):
         file.write_bytes(data)
         with pytest.raises(ValueError, match=r"a.pth': is not a PyTorch file, or is (cut short|damaged)"):
             read_torch(file)

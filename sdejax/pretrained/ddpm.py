@@ -17,7 +17,7 @@ from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.names import from_names
 from sdejax.nn.ncsnpp import structure
-from sdejax.pretrained.torch_files import read_torch
+from sdejax.pretrained.torch_files import image_side, read_torch
 from sdejax.pretrained.weights import digest
 from sdejax.sde import DiscreteVPSDE
 
@@ -83,21 +83,6 @@ def from_state(state: State, *, size: int | None = None) -> Model:
     sde = DiscreteVPSDE(tuple(np.linspace(1e-4, 0.02, 1000).tolist()))
     parametrisation = Parametrisation("noise", "level", levels=1000)
     return Model(config, sde, parametrisation, from_names(abstract, arrays), graph=graph)
-
-
-def image_side(size: int | None, attending: list[int], levels: int) -> int:
-    """The side of the images: `size`, or what puts the one level with attention at the 16 pixels of the publications.
-
-    **Raises:** `ValueError` where it must be given, or where `size` cannot be halved for every level.
-    """
-    if size is None:
-        if len(attending) != 1:
-            raise ValueError(f"size=None: must be given for a network with attention at {len(attending)} levels, not 1")
-        return 16 << attending[0]
-    coarsest = 1 << (levels - 1)
-    if size < 1 or size % coarsest:
-        raise ValueError(f"size={size}: must be a multiple of {coarsest}, as the network has {levels} levels")
-    return size
 
 
 def _network(content: Any) -> State:

@@ -54,7 +54,8 @@ def resolve(address: str) -> Path:
         ) from None
     except errors.RevisionNotFoundError:
         raise ValueError(f"{named}: the repository {repository!r} has no revision {revision!r}") from None
-    # A refused connection and a server's error are OSErrors here, or the HTTP client's own.
-    except Exception as error:
+    except errors.LocalEntryNotFoundError as error:
         reason = type(error.__cause__ or error).__name__
         raise ValueError(f"{named}: not in the cache, and the Hub cannot be reached ({reason})") from None
+    except (errors.HfHubHTTPError, OSError) as error:
+        raise ValueError(f"{named}: the Hub did not deliver it ({type(error).__name__})") from None

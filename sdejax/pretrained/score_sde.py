@@ -23,8 +23,7 @@ from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.names import from_names, to_names
 from sdejax.nn.ncsnpp import structure
-from sdejax.pretrained.ddpm import image_side
-from sdejax.pretrained.torch_files import read_torch
+from sdejax.pretrained.torch_files import image_side, read_torch
 from sdejax.pretrained.weights import digest
 from sdejax.sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
 

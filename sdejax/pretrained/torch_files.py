@@ -1,4 +1,7 @@
-"""Files that PyTorch wrote, read as numpy. What a pickle asks to be run is never run."""
+"""Files that PyTorch wrote, read as numpy, and the side of the images, which a file of weights leaves unsaid.
+
+What a pickle asks to be run is never run.
+"""
 
 import pickle
 import zipfile
@@ -30,6 +33,21 @@ def read_torch(path: str | Path) -> Any:
     except (RuntimeError, EOFError, ValueError, KeyError, OSError, AttributeError, IndexError, TypeError):
         raise ValueError(f"{named}: is not a PyTorch file, or is cut short") from None
     return _as_numpy(content, torch)
+
+
+def image_side(size: int | None, attending: list[int], levels: int) -> int:
+    """The side of the images: `size`, or what puts the one level with attention at the 16 pixels of the publications.
+
+    **Raises:** `ValueError` where it must be given, or where `size` cannot be halved for every level.
+    """
+    if size is None:
+        if len(attending) != 1:
+            raise ValueError(f"size=None: must be given for a network with attention at {len(attending)} levels, not 1")
+        return 16 << attending[0]
+    coarsest = 1 << (levels - 1)
+    if size < 1 or size % coarsest:
+        raise ValueError(f"size={size}: must be a multiple of {coarsest}, as the network has {levels} levels")
+    return size
 
 
 def _as_numpy(value: Any, torch: Any) -> Any:
