@@ -23,7 +23,7 @@ import sdejax as sj
 from sdejax.brownian import BrownianPaths, clock, stream
 from tests.peers import LEVELS, draw, image
 
-_DDPM = {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6}
+DDPM = {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6}
 _NCSNPP = {
     "time_embedding_type": "fourier",
     "norm_num_groups": None,
@@ -34,7 +34,7 @@ _NCSNPP = {
 }
 
 
-def _blocks(family: str, attends: list[bool]) -> dict[str, tuple[str, ...]]:
+def blocks(family: str, attends: list[bool]) -> dict[str, tuple[str, ...]]:
     """The block types of a network that attends at some levels, finest first."""
     names = ["Attn" * attend + family for attend in attends]
     return {
@@ -45,8 +45,8 @@ def _blocks(family: str, attends: list[bool]) -> dict[str, tuple[str, ...]]:
 
 SMALL = {
     "ddpm": {
-        **_DDPM,
-        **_blocks("", [False, True]),
+        **DDPM,
+        **blocks("", [False, True]),
         "sample_size": 16,
         "block_out_channels": (32, 64),
         "layers_per_block": 1,
@@ -54,21 +54,21 @@ SMALL = {
     },
     # What `UNet2DModel` makes of a user who sets little.
     "ddpm-defaults": {
-        **_blocks("", [False, True, True]),
+        **blocks("", [False, True, True]),
         "sample_size": 16,
         "block_out_channels": (32, 32, 64),
         "layers_per_block": 1,
     },
     "ncsnpp": {
         **_NCSNPP,
-        **_blocks("Skip", [False, True, False]),
+        **blocks("Skip", [False, True, False]),
         "sample_size": 16,
         "block_out_channels": (32, 64, 64),
         "layers_per_block": 1,
     },
     "ncsnpp-uncentred": {
         **_NCSNPP,
-        **_blocks("Skip", [False, True]),
+        **blocks("Skip", [False, True]),
         "sample_size": 16,
         "block_out_channels": (32, 32),
         "layers_per_block": 2,
@@ -77,16 +77,16 @@ SMALL = {
     },
 }
 _LSUN = {
-    **_DDPM,
-    **_blocks("", [False, False, False, False, True, False]),
+    **DDPM,
+    **blocks("", [False, False, False, False, True, False]),
     "sample_size": 256,
     "block_out_channels": (128, 128, 256, 256, 512, 512),
     "attention_head_dim": None,
 }
 FULL = {
     "ddpm-cifar10-32": {
-        **_DDPM,
-        **_blocks("", [False, True, False, False]),
+        **DDPM,
+        **blocks("", [False, True, False, False]),
         "sample_size": 32,
         "block_out_channels": (128, 256, 256, 256),
         "attention_head_dim": None,
@@ -94,14 +94,14 @@ FULL = {
     "ddpm-celebahq-256": _LSUN,
     "ncsnpp-celebahq-256": {
         **_NCSNPP,
-        **_blocks("Skip", [False] * 4 + [True, False, False]),
+        **blocks("Skip", [False] * 4 + [True, False, False]),
         "sample_size": 256,
         "block_out_channels": (128, 128, 256, 256, 256, 256, 256),
         "layers_per_block": 2,
     },
     "ncsnpp-ffhq-1024": {
         **_NCSNPP,
-        **_blocks("Skip", [False] * 6 + [True, False]),
+        **blocks("Skip", [False] * 6 + [True, False]),
         "sample_size": 1024,
         "block_out_channels": (16, 32, 64, 128, 256, 512, 512, 512),
         "layers_per_block": 1,

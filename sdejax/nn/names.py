@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -20,7 +21,9 @@ def shapes(config: NCSNppConfig) -> dict[str, tuple[int, ...]]:
 
 
 def from_names(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The inverse of `to_names`, for the structure `abstract`; numbers become its dtype.
+    """The inverse of `to_names`, for the structure `abstract`; numbers become its dtype, on the default device.
+
+    On the device once: arrays of numpy would be copied there again by every call.
 
     **Raises:** `ValueError` where a parameter is missing, is too many, or has another shape.
     """
@@ -35,7 +38,7 @@ def from_names(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
         value = arrays[name]
         if value.shape != leaf.shape:
             raise ValueError(f"parameter {name!r} has shape {value.shape}, the architecture wants {leaf.shape}")
-        filled.append((path, leaf.replace(value.astype(leaf.dtype))))
+        filled.append((path, leaf.replace(jnp.asarray(value, leaf.dtype))))
     return nnx.from_flat_state(filled)
 
 

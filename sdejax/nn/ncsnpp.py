@@ -17,7 +17,7 @@ from flax import nnx
 
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.blocks import Attention, ResidualBlock, skip_sum
-from sdejax.nn.layers import Conv, FourierEmbedding, GroupNorm, PositionalEmbedding, dense, parameter_keys
+from sdejax.nn.layers import Conv, FourierEmbedding, GroupNorm, PositionalEmbedding, dense, parameter_keys, swish
 from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 from sdejax.nn.text import TextEncoder
 
@@ -225,12 +225,12 @@ class NCSNpp(nnx.Module):
         if not config.conditional:
             return None, None
         label = self.label(label).astype(jnp.dtype(config.dtype))
-        embedding, text = self.embed1(nnx.swish(self.embed0(label))), None
+        embedding, text = self.embed1(swish(self.embed0(label))), None
         if config.words:
             assert tokens is not None, "a network with text needs tokens"
             words, pooled, mask = self.text(tokens)
             embedding, text = embedding + self.text_embed(pooled), (words, mask)
-        return nnx.swish(embedding), text
+        return swish(embedding), text
 
     def _feed(self, level: nnx.Dict, h: jax.Array, pyramid: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Progressive input: the image, downsampled, enters the next level."""
@@ -265,7 +265,7 @@ def structure(config: NCSNppConfig) -> tuple[Any, Any]:
 
 
 def _out(norm: GroupNorm, conv: Conv, h: jax.Array) -> jax.Array:
-    return conv(nnx.swish(norm(h)))
+    return conv(swish(norm(h)))
 
 
 def _keys(key: jax.Array | None) -> Iterator[jax.Array | None]:
