@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 F = TypeVar("F", bound=Callable[..., Any])
-_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_DOT"}
 
 
 @functools.cache

@@ -50,7 +50,7 @@ class ResidualBlock(nnx.Module):
 
     def __call__(self, x: jax.Array, embedding: jax.Array | None, key: jax.Array | None = None) -> jax.Array:
         """x: (b, h, w, inputs), embedding: (b, embedding) -> (b, h', w', outputs)."""
-        h = swish(self.norm0(x))
+        h = self.norm0.swished(x)
         if self.resample == "down":
             h, x = downsample(h, self.fir), downsample(x, self.fir)
         elif self.resample == "up":
@@ -58,7 +58,7 @@ class ResidualBlock(nnx.Module):
         h = self.conv0(h)
         if self.embed is not None:
             h = h + self.embed(embedding)[:, None, None, :]
-        h = self.conv1(dropout(swish(self.norm1(h)), self.dropout_rate, key))
+        h = self.conv1(dropout(self.norm1.swished(h), self.dropout_rate, key))
         return skip_sum(x if self.skip is None else self.skip(x), h, self.rescale)
 
 

@@ -3,6 +3,7 @@
 Normalisation statistics and softmaxes are always accumulated in float32.
 """
 
+from collections.abc import Callable
 from typing import cast
 
 import jax
@@ -95,6 +96,13 @@ class GroupNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x: (b, h, w, c)."""
+        return self._applied(x, _affine)
+
+    def swished(self, x: jax.Array) -> jax.Array:
+        """swish of the norm. For the gradient only x is kept; what lies between is computed again, in the same pass."""
+        return self._applied(x, jax.checkpoint(lambda *args: swish(_affine(*args))))
+
+    def _applied(self, x: jax.Array, function: Callable[..., jax.Array]) -> jax.Array:
         b, h, w, c = x.shape
         wide = x.astype(jnp.float32)
         count = h * w * (c // self.groups)
@@ -105,7 +113,12 @@ class GroupNorm(nnx.Module):
         rate = jnp.repeat(jax.lax.rsqrt(variance + self.epsilon), c // self.groups, axis=1)
         scale = rate * self.scale[...]
         shift = self.bias[...] - jnp.repeat(mean, c // self.groups, axis=1) * scale
-        return (wide * scale[:, None, None] + shift[:, None, None]).astype(self.dtype)
+        return function(x, scale, shift).astype(self.dtype)
+
+
+def _affine(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """A scale and a shift (b, c) of each channel of x (b, h, w, c), in float32."""
+    return x.astype(jnp.float32) * scale[:, None, None] + shift[:, None, None]
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

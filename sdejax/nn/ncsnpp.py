@@ -265,7 +265,7 @@ def structure(config: NCSNppConfig) -> tuple[Any, Any]:
 
 
 def _out(norm: GroupNorm, conv: Conv, h: jax.Array) -> jax.Array:
-    return conv(swish(norm(h)))
+    return conv(norm.swished(h))
 
 
 def _keys(key: jax.Array | None) -> Iterator[jax.Array | None]:
