@@ -25,7 +25,7 @@ types: .venv/.test
 
 tests: .venv/.test
 	$(BIN)/python -m pytest
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest tests/test_parallel.py -k mixture --dist load
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest tests/test_parallel.py --dist load
 
 .venv/.runtime: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -1,8 +1,8 @@
 """Our network against diffusers' on torch: `python -m benchmarks.network` (extra `bench`), float32 on the CPU.
 
-The same weights and the same input, in one process, one after the other in every round, each warmed by a call of its own
-just before the one that is timed; medians, and medians of the ratios. `forward` is one evaluation; `step` is the loss
-|output - noise|^2, its gradient, and Adam. Peak memory is of a process that does nothing else.
+The same weights and the same input, in one process, one after the other in every round, each warmed by a call of its
+own just before the one that is timed; medians, and medians of the ratios. `forward` is one evaluation; `step` is the
+loss |output - noise|^2, its gradient, and Adam. Peak memory is of a process that does nothing else.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-import torch
+import torch  # pyright: ignore[reportMissingImports]
 from flax import nnx
 
 import sdejax as sj
@@ -131,14 +131,7 @@ def compare(name: str, batch: int, task: str, contenders: list[str], budget: flo
         for how, v in times.items()
         if how != "ours"
     }
-    best = min(ratios, key=lambda how: median[how])
-    return {
-        "rounds": rounds,
-        "median": median,
-        "ratio": ratios,
-        "best": best,
-        "first_call": first,
-    }
+    return {"rounds": rounds, "median": median, "ratio": ratios, "first_call": first}
 
 
 def memory(name: str, batch: int, task: str, how: str) -> float:
@@ -177,11 +170,8 @@ def main() -> None:
                     ratio = found["ratio"].get(how)
                     peak = "" if arguments.no_memory else f"   {memory(name, batch, task, how):7.0f} MiB"
                     against = "" if ratio is None else f"   ours / it {ratio:.2f}"
-                    print(
-                        f"    {how:14} {1e3 * found['median'][how]:9.1f} ms   first call {found['first_call'][how]:6.1f} s"
-                        f"{peak}{against}",
-                        flush=True,
-                    )
+                    median, first = 1e3 * found["median"][how], found["first_call"][how]
+                    print(f"    {how:14} {median:9.1f} ms   first call {first:6.1f} s{peak}{against}", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,14 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-from diffusers import DDIMScheduler, DDPMScheduler, ScoreSdeVeScheduler, UNet2DModel
-from diffusers.schedulers import scheduling_ddpm
+import torch  # pyright: ignore[reportMissingImports]
+from diffusers import (  # pyright: ignore[reportMissingImports]
+    DDIMScheduler,
+    DDPMScheduler,
+    ScoreSdeVeScheduler,
+    UNet2DModel,
+)
+from diffusers.schedulers import scheduling_ddpm  # pyright: ignore[reportMissingImports]
 
 import sdejax as sj
 from sdejax.brownian import BrownianPaths, clock, stream
@@ -189,10 +194,10 @@ def peer_edit(network: UNet2DModel, guide: np.ndarray, noises, stochastic: bool)
     scheduling_ddpm.randn_tensor = lambda *args, **kwargs: next(draws)
     levels = [int(k) for k in scheduler.timesteps if k <= EDIT_FIRST]
     clean = torch.from_numpy(guide).permute(0, 3, 1, 2)
-    x = scheduler.add_noise(clean, start[0], torch.tensor([levels[0]]))
+    x = scheduler.add_noise(clean, start[0], torch.IntTensor([levels[0]]))
     for k in levels:
         with torch.no_grad():
-            x = scheduler.step(network(x, k).sample, k, x).prev_sample
+            x = scheduler.step(network(x, k).sample, k, x, return_dict=False)[0]
     return x.permute(0, 2, 3, 1).numpy()
 
 

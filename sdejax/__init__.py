@@ -13,6 +13,7 @@ from sdejax._version import __version__
 if TYPE_CHECKING:
     from sdejax.brownian import BrownianPaths
     from sdejax.checkpoint import save
+    from sdejax.compiling import compiler_options
     from sdejax.config import Config, load_config
     from sdejax.denoiser import (
         DatasetDenoiser,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "brownian": ("BrownianPaths",),
     "checkpoint": ("save",),
+    "compiling": ("compiler_options",),
     "config": ("Config", "load_config"),
     "denoiser": (
         "DatasetDenoiser",
@@ -87,6 +89,7 @@ __all__ = [
     "UnknownWordWarning",
     "Vocabulary",
     "__version__",
+    "compiler_options",
     "image_mesh",
     "keys",
     "load",

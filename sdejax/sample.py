@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sdejax.brownian import BrownianPaths, stream
+from sdejax.compiling import jit
 from sdejax.denoiser import Denoiser, pytree
 from sdejax.parallel import mesh_of, over_images
 from sdejax.sampler import Sampler
@@ -52,7 +53,7 @@ class _Alone:
         return unit
 
 
-@partial(jax.jit, static_argnames=("sde", "shape", "sampler", "layout"))
+@partial(jit, static_argnames=("sde", "shape", "sampler", "layout"))
 def _sample(denoiser, keys, sde, shape, sampler, layout):
     def run(denoiser, keys):
         start = jnp.ones(())

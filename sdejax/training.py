@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from sdejax.compiling import jit
 from sdejax.denoiser import target
 from sdejax.model import Parametrisation
 from sdejax.nn.text import EMPTY, PAD, UNKNOWN
@@ -125,4 +126,4 @@ def make_train_step(
         metrics = {"loss": loss, "gradient_norm": optax.global_norm(gradient)}
         return TrainState(step, params, ema, optimiser_state), metrics
 
-    return jax.jit(update, donate_argnums=0)
+    return jit(update, donate_argnums=(0,))

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a file imports only from rooms above its own in this list. Files that share a line form one room.
 ROOMS = [
     ["_version"],
+    ["compiling"],
     ["sde"],
     ["denoiser"],
     ["brownian"],

@@ -16,7 +16,7 @@ from sdejax.solve import _depth
 
 M, S, DM = -0.3, 0.5, 0.7
 SHAPE = (4, 4, 3)
-KEYS = sj.keys(range(256))
+KEYS = sj.keys(range(512))
 IMAGE = jax.random.uniform(jax.random.key(0), (1, *SHAPE), minval=-1.0)
 SDE = VPSDE()
 FAST = Sampler(steps=10)
@@ -57,7 +57,7 @@ def test_correlated_noises_leave_the_closed_form_variance(rho):
     tau = float(SDE.tau(strength))
     k = S**2 / (S**2 + tau)
     variance = 2.0 * (1.0 - rho) * S**2 * (1.0 - k)
-    # 4.5 standard errors of 12288 values, and the error of 100 steps.
+    # 4.5 standard errors of 24576 values, and the error of 100 steps.
     assert abs(moved.mean() - DM * (1.0 - k)) < 4.5 * (variance / moved.size) ** 0.5 + 0.003
     # Without the 2, with rho in place of 1 - rho, or another noise for z than its own, this is off by half and more.
     assert abs(moved.var() / variance - 1.0) < 4.5 * (2.0 / moved.size) ** 0.5 + 0.02

@@ -71,7 +71,8 @@ def test_a_whole_edit_is_the_peers_stepping(tmp_path, lam, key):
     sampler = sj.Sampler(20, tuple(((levels + 1) / 476).tolist()), sj.Exponential(1), lam)
     guide = image(0, (1, *model.shape))
     result = sj.sdedit(model.denoiser(), model.sde, guide, sj.keys([0]), strength=0.476, sampler=sampler)
-    # 2e-6 is found. A grid off by one level, sigma'/sigma in place of its q-power, or D clipped, is off by 1e-2 and more.
+    # 2e-6 is found. A grid off by one level, sigma'/sigma in place of its q-power, or D clipped, is off by 1e-2 and
+    # more.
     assert relative(result, np.load(GOLDEN / "ddpm.npz")[key]) < 1e-3
 
 

@@ -1,6 +1,7 @@
 """The score network as a whole."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sdejax.loading import load
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.ncsnpp import structure
@@ -103,7 +105,7 @@ def test_scale_by_sigma_divides_by_the_noise_level():
 
 def test_blocks_computed_again_give_the_same_gradient():
     """`remat` is only about memory: same output, same gradient, dropout included; and less is kept."""
-    config = dataclasses.replace(CONFIG, dropout=0.3)
+    config = dataclasses.replace(CONFIG, dropout=0.3, multipliers=(1,), attention=(8,))
     x, label, tokens = _inputs(config)
     kept, gradients = [], []
     for remat in (False, True):
@@ -115,9 +117,9 @@ def test_blocks_computed_again_give_the_same_gradient():
         gradients.append(jax.jit(jax.grad(loss))(model.params))
         residuals = jax.eval_shape(lambda params, loss=loss: jax.vjp(loss, params)[1], model.params)
         kept.append(sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(residuals)))
-    for a, b in zip(*map(jax.tree.leaves, gradients), strict=True):
-        # float32; another dropout mask in the second pass is off by the gradient itself.
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3 * float(jnp.abs(a).max()) + 1e-6)
+    first, second = (jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]) for tree in gradients)
+    # float32; another dropout mask in the second pass is off by the gradient itself.
+    assert jnp.linalg.norm(first - second) < 1e-5 * jnp.linalg.norm(second)
     assert kept[1] < 0.6 * kept[0]
 
 
@@ -138,9 +140,21 @@ def test_names_read_from_the_tree():
     assert not any("attention" in name for name in names if name.startswith("down.8x8"))
 
 
+def test_the_bundled_denoiser_in_bfloat16_stays_near_float32_at_every_noise_level():
+    """2% in relative norm, of which it takes 0.6. Rejects a last layer, or statistics of groups, in bfloat16."""
+    exact = load(Path(__file__).parent.parent / "checkpoints" / "emoji32")
+    quick = dataclasses.replace(exact, config=dataclasses.replace(exact.config, dtype="bfloat16"), graph=None)
+    call = jax.jit(lambda denoiser, t, x: denoiser(t, x))
+    x = jnp.zeros((2, *exact.shape)).at[:, 8:24, 8:24].set(jnp.array([0.8, -0.6, -0.7]))
+    for t in (0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
+        noisy = exact.sde.perturb(t, x, jax.random.normal(jax.random.key(0), x.shape))
+        wanted, found = (call(model.denoiser("red heart"), jnp.float32(t), noisy) for model in (exact, quick))
+        assert jnp.linalg.norm(found - wanted) < 0.02 * jnp.linalg.norm(wanted), t
+
+
 @pytest.mark.parametrize("family", ["ddpmpp", "ncsnpp"])
-def test_the_denoiser_in_bfloat16_stays_near_float32_at_every_noise_level(family):
-    """2% in relative norm. Rejects group statistics, softmaxes, the embedding of the label or a last layer in bfloat16."""
+def test_a_random_denoiser_in_bfloat16_stays_near_float32_at_every_noise_level(family):
+    """2% in relative norm. Rejects group statistics, softmaxes, the label's embedding or a last layer in bfloat16."""
     if family == "ddpmpp":
         config, how, sde = CONFIG, Parametrisation("noise", "time"), VPSDE()
     else:

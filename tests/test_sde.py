@@ -136,8 +136,8 @@ def test_a_finer_chain_tends_to_the_continuous_process():
         middles = (np.arange(count) + 0.5) / count
         chain = DiscreteVPSDE(tuple(((0.1 + 19.9 * middles) / count).tolist()))
         errors.append(float(np.log(VPSDE().alpha(t) / chain.alpha(t)).max()))
-    # -log(1 - b) = b + b^2 / 2: the chain's B is larger by the integral of beta^2 / 2n. A factor 2 in the exponent, or a
-    # sum that starts a step late, does not tend to 0; betas taken for -log(1 - betas) do at once.
+    # -log(1 - b) = b + b^2 / 2: the chain's B is larger by the integral of beta^2 / 2n. A factor 2 in the exponent, or
+    # a sum that starts a step late, does not tend to 0; betas taken for -log(1 - betas) do at once.
     np.testing.assert_allclose(errors[1], (20.0**3 - 0.1**3) / (3 * 19.9) / 4000, rtol=0.05)
     assert 9.0 < errors[0] / errors[1] < 12.0
 

@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from sdejax.compiling import jit
 from sdejax.config import Config
 from sdejax.denoiser import Denoiser
 from sdejax.images import contact_sheet, save_png, to_image
@@ -74,7 +75,7 @@ class Console:
             self.say(f"step {row['step']}  validation loss of the denoiser by noise level  {levels}")
 
 
-@partial(jax.jit, static_argnames="sde")
+@partial(jit, static_argnames=("sde",))
 def _denoiser_error(denoiser: Denoiser, sde: SDE, t: jax.Array, images: jax.Array, noise: jax.Array) -> jax.Array:
     return jnp.mean(jnp.square(denoiser(t, sde.perturb(t, images, noise)) - images))
 

@@ -29,6 +29,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from sdejax.brownian import BrownianPaths, stream
+from sdejax.compiling import jit
 from sdejax.denoiser import STATIC, PerImage, pytree
 from sdejax.parallel import mesh_of, over_images
 from sdejax.sample import check_keys
@@ -138,7 +139,7 @@ class _Pair:
         return (*unit[: len(state) - 1], self.coupling.difference(state[-1], unit))
 
 
-@partial(jax.jit, static_argnames=("sde", "sampler", "coupling", "layout"))
+@partial(jit, static_argnames=("sde", "sampler", "coupling", "layout"))
 def _edit(rule, image, keys, strength, mask, repeats, sde, sampler, coupling, layout):
     def run(shared, image, keys, mask):
         rule, strength, repeats = shared

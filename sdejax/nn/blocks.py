@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sdejax.nn.layers import Conv, GroupNorm, dense, dropout, swish
+from sdejax.nn.layers import Conv, GroupNorm, dense, dropout
 from sdejax.nn.resample import downsample, upsample
 
 
@@ -56,7 +56,7 @@ class ResidualBlock(nnx.Module):
         elif self.resample == "up":
             h, x = upsample(h, self.fir), upsample(x, self.fir)
         h = self.conv0(h)
-        if self.embed is not None:
+        if self.embed is not None and embedding is not None:
             h = h + self.embed(embedding)[:, None, None, :]
         h = self.conv1(dropout(self.norm1.swished(h), self.dropout_rate, key))
         return skip_sum(x if self.skip is None else self.skip(x), h, self.rescale)

@@ -1,0 +1,59 @@
+"""The convolution's derivatives are those of a convolution, whatever they are computed by."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdejax.compiling import compiler_options, jit
+from sdejax.nn.conv import conv2d
+
+
+def direct(x, kernel):
+    """Nine shifted products of matrices, whose gradients autodiff finds by itself."""
+    h, w = x.shape[1:3]
+    wide = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(wide[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(3) for j in range(3))
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 8, 6), (3, 5, 4), (8, 4, 4)], ids=str)
+def test_the_gradients_are_those_of_nine_shifted_products(shape):
+    # 1e-5: float32. Rejects a strip that misses its neighbours' rows, strips in another order than the output's.
+    x, kernel = jax.random.normal(jax.random.key(0), (*shape, 4)), jax.random.normal(jax.random.key(1), (3, 3, 4, 5))
+    weight = jax.random.normal(jax.random.key(2), (*shape, 5))
+    found, wanted = (
+        jax.jit(jax.value_and_grad(lambda x, kernel, f=f: jnp.sum(jnp.sin(f(x, kernel)) * weight), (0, 1)))(x, kernel)
+        for f in (conv2d, direct)
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()), rtol=1e-4)
+
+
+def test_forward_mode_gradients_per_example_and_second_derivatives_work():
+    # A custom_vjp would refuse the first, linear_call the second.
+    x, kernel = jax.random.normal(jax.random.key(0), (2, 4, 4, 3)), jax.random.normal(jax.random.key(1), (3, 3, 3, 3))
+
+    def loss(f, kernel, x):
+        return jnp.sum(jnp.sin(f(x, kernel)))
+
+    def derivatives(f):
+        one = jax.jvp(lambda kernel: f(x, kernel), (kernel,), (kernel,))[1]
+        each = jax.vmap(jax.grad(lambda kernel, x: loss(f, kernel, x[None])), (None, 0))(kernel, x)
+        second = jax.jvp(jax.grad(lambda kernel: loss(f, kernel, x)), (kernel,), (kernel,))[1]
+        return one, each, second
+
+    for a, b in zip(derivatives(conv2d), derivatives(direct), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_a_whole_program_has_the_options_and_a_part_of_one_has_none():
+    # jax.jit refuses options inside another jit and under a gradient; so would this, if it passed them there.
+    @jit
+    def square(x):
+        return x * x
+
+    assert float(square(3.0)) == 9.0
+    assert float(jax.jit(lambda x: square(x) + square(2.0))(3.0)) == 13.0
+    assert float(jax.grad(square)(3.0)) == 6.0
+    assert set(compiler_options()) <= {"xla_cpu_experimental_ynn_fusion_type"}
+    assert square.lower(1.0).compile() is not None
