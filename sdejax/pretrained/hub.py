@@ -22,8 +22,8 @@ def resolve(address: str) -> Path:
         raise ValueError(f"{named}: must be of the form hf://owner/name or hf://owner/name@revision")
     repository, revision = match.groups()
     try:
-        import huggingface_hub
-        from huggingface_hub import errors
+        import huggingface_hub  # pyright: ignore[reportMissingImports]
+        from huggingface_hub import errors  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"{named}: models of the Hub need huggingface_hub (pip install 'sdejax[hub]')") from None
 

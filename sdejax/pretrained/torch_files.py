@@ -17,7 +17,7 @@ def read_torch(path: str | Path) -> Any:
     """
     named = f"path={str(path)!r}"
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError(f"{named}: a PyTorch file is read by torch (pip install 'sdejax[torch]')") from None
     file = Path(path)
