@@ -15,6 +15,7 @@ test: lint types tests
 
 parity: .venv/.bench
 	$(BIN)/python -m benchmarks.parity
+	$(BIN)/python -m pytest tests/test_score_sde.py tests/test_ddpm.py tests/test_hub.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .
