@@ -8,6 +8,7 @@ from sdejax.images import write_atomically
 from sdejax.loading import load
 from sdejax.model import Model
 from sdejax.pretrained.diffusers import write_diffusers
+from sdejax.pretrained.hub import resolve
 from sdejax.sde import SDE
 
 
@@ -29,7 +30,7 @@ def import_model(
     model = load(source, sde=sde, size=size, fir=fir)
     out = Path(out)
     save(out, model)
-    stated = licence or _stated_licence(Path(source))
+    stated = licence or _stated_licence(resolve(source) if source.startswith("hf://") else Path(source))
     write_atomically(out / "README.md", _card(source, model, stated).encode())
     return model
 

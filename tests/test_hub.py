@@ -18,6 +18,7 @@ FILES = {
     "model_index.json": b"{}",
     "unet/diffusion_pytorch_model.bin": b"weights",
     "README.md": b"long",
+    "training.log": b"longer",
     "a.onnx": b"no",
 }
 
@@ -119,7 +120,8 @@ def test_a_cached_part_of_a_repository_is_completed(server, cache):
 def test_what_sdejax_reads_is_downloaded_once_and_nothing_else(server):
     folder = resolve("hf://owner/there@main")
     found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
-    assert found == {"model_index.json", "unet/diffusion_pytorch_model.bin"}
+    # README.md says the licence, for the card of an imported model.
+    assert found == {"README.md", "model_index.json", "unet/diffusion_pytorch_model.bin"}
     asked = len(server)
     assert resolve("hf://owner/there") == folder
     assert len(server) == asked

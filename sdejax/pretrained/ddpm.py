@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
-from sdejax.nn.names import from_names
+from sdejax.nn.names import from_names, shapes
 from sdejax.nn.ncsnpp import structure
 from sdejax.pretrained.torch_files import image_side, read_torch
 from sdejax.pretrained.weights import digest
@@ -68,7 +67,7 @@ def from_state(state: State, *, size: int | None = None) -> Model:
     state = {name.removeprefix("module."): value for name, value in state.items()}
     config = _config(state, size)
     graph, abstract = structure(config)
-    wanted = {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
+    wanted = shapes(config)
     theirs = {name: _theirs(name, config) for name in wanted}
     for name in sorted({*theirs.values(), *state}):
         if name not in state:

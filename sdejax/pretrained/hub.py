@@ -28,7 +28,7 @@ def resolve(address: str) -> Path:
         raise ValueError(f"{named}: models of the Hub need huggingface_hub (pip install 'sdejax[hub]')") from None
 
     def fetch(local: bool) -> Path:
-        patterns = ["*.json", *_WEIGHTS]
+        patterns = ["*.json", "README.md", "LICENSE", *_WEIGHTS]  # the licence is for the card of an imported model
         return Path(
             huggingface_hub.snapshot_download(
                 repository, revision=revision, allow_patterns=patterns, local_files_only=local

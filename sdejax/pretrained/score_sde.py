@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import nnx
 
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
-from sdejax.nn.names import from_names, to_names
+from sdejax.nn.names import from_names, shapes, to_names
 from sdejax.nn.ncsnpp import structure
 from sdejax.pretrained.torch_files import image_side, read_torch
 from sdejax.pretrained.weights import digest
@@ -109,7 +108,7 @@ def from_state(state: State, *, sde: SDE | None = None, fir: bool | None = None,
     sde, parametrisation = _process(config, sde, state.get("sigmas"))
     config = dataclasses.replace(config, scale_by_sigma=parametrisation.prediction == "score")
     graph, abstract = structure(config)
-    wanted = {".".join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
+    wanted = shapes(config)
     return Model(config, sde, parametrisation, from_names(abstract, _arrays(config, modules, wanted)), graph=graph)
 
 
