@@ -16,6 +16,7 @@ from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.names import from_names, shapes
 from sdejax.nn.ncsnpp import structure
+from sdejax.pretrained.layout import with_our_axes
 from sdejax.pretrained.torch_files import image_side, read_torch
 from sdejax.pretrained.weights import digest
 from sdejax.sde import DiscreteVPSDE
@@ -74,7 +75,7 @@ def from_state(state: State, *, size: int | None = None) -> Model:
             raise ValueError(f"the parameter {name!r} of DDPM is missing")
         if name not in theirs.values():
             raise ValueError(f"has the parameter {name!r}, which is not of DDPM")
-    arrays = {name: _to_ours(state[key]) for name, key in theirs.items()}
+    arrays = {name: with_our_axes(state[key]) for name, key in theirs.items()}
     for name, value in arrays.items():
         if value.shape != wanted[name]:
             key = theirs[name]
@@ -146,10 +147,3 @@ def _theirs(name: str, config: NCSNppConfig) -> str:
     for pattern, replacement in _NAMES:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def _to_ours(value: np.ndarray) -> np.ndarray:
-    """Output-first weights with their window last -> input before output, the window first; 1 x 1 windows go."""
-    if value.ndim == 4:
-        return value.transpose(2, 3, 1, 0)[(0, 0) if value.shape[2:] == (1, 1) else ...]
-    return value.T

@@ -28,19 +28,20 @@ class Entry:
         weight = "scale" if self.kind == "norm" else "kernel"
         return [(f"{self.ours}.{weight}", f"{self.theirs}.weight"), (f"{self.ours}.bias", f"{self.theirs}.bias")]
 
-    def to_ours(self, value: np.ndarray) -> np.ndarray:
-        """A weight or bias of theirs with our axes."""
-        if value.ndim == 4:
-            return value[:, :, 0, 0].T if self.kind == "conv1x1" else value.transpose(2, 3, 1, 0)
-        return value.T if value.ndim == 2 else value
-
     def to_theirs(self, value: np.ndarray) -> np.ndarray:
-        """The inverse of `to_ours`."""
+        """The inverse of `with_our_axes`, for this module."""
         if value.ndim == 4:
             return value.transpose(3, 2, 0, 1)
         if value.ndim == 2:
             return value.T[:, :, None, None] if self.kind == "conv1x1" else value.T
         return value
+
+
+def with_our_axes(value: np.ndarray) -> np.ndarray:
+    """A weight or bias of theirs with its axes turned; a convolution's 1 x 1 window goes."""
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)[(0, 0) if value.shape[2:] == (1, 1) else ...]
+    return value.T
 
 
 def to_ours(entries: Iterable[Entry], theirs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -54,7 +55,7 @@ def to_ours(entries: Iterable[Entry], theirs: dict[str, np.ndarray]) -> dict[str
         raise ValueError(f"lacks {len(missing)} weights of the architecture, first {missing[0]!r}")
     if extra := sorted(set(theirs) - wanted):
         raise ValueError(f"has {len(extra)} weights not of the architecture, first {extra[0]!r}")
-    return {our: entry.to_ours(theirs[their]) for entry, our, their in names}
+    return {our: with_our_axes(theirs[their]) for _, our, their in names}
 
 
 def to_theirs(entries: Iterable[Entry], ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -22,6 +22,7 @@ from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.names import from_names, shapes, to_names
 from sdejax.nn.ncsnpp import structure
+from sdejax.pretrained.layout import with_our_axes
 from sdejax.pretrained.torch_files import image_side, read_torch
 from sdejax.pretrained.weights import digest
 from sdejax.sde import SDE, VESDE, VPSDE, DiscreteVPSDE, SubVPSDE
@@ -359,10 +360,8 @@ def _arrays(
 
 
 def _to_ours(value: np.ndarray, key: str) -> np.ndarray:
-    """Output-first weights with their window last -> input before output, the window first; 1 x 1 windows go."""
-    if key.endswith("W") or value.ndim == 1:
-        return value
-    return value.T if value.ndim == 2 else value.transpose(2, 3, 1, 0)[(0, 0) if value.shape[2:] == (1, 1) else ...]
+    """A parameter with our axes; the release keeps what it calls W as we do."""
+    return value if key.endswith("W") else with_our_axes(value)
 
 
 def _to_theirs(value: np.ndarray, key: str) -> np.ndarray:
