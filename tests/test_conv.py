@@ -16,11 +16,15 @@ def direct(x, kernel):
     return sum(wide[:, i : i + h, j : j + w] @ kernel[i, j] for i in range(3) for j in range(3))
 
 
+@pytest.mark.parametrize("features", [(4, 5), (9, 1), (27, 3)], ids=str)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 8, 6), (3, 5, 4), (8, 4, 4)], ids=str)
-def test_the_gradients_are_those_of_nine_shifted_products(shape):
-    # 1e-5: float32. Rejects a strip that misses its neighbours' rows, strips in another order than the output's.
-    x, kernel = jax.random.normal(jax.random.key(0), (*shape, 4)), jax.random.normal(jax.random.key(1), (3, 3, 4, 5))
-    weight = jax.random.normal(jax.random.key(2), (*shape, 5))
+def test_the_gradients_are_those_of_nine_shifted_products(shape, features):
+    # 1e-5: float32. Rejects a strip that misses its neighbours' rows, strips in another order than the output's, and,
+    # where few features come out, taps mirrored or with rows and columns swapped.
+    inputs, outputs = features
+    x = jax.random.normal(jax.random.key(0), (*shape, inputs))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
+    weight = jax.random.normal(jax.random.key(2), (*shape, outputs))
     found, wanted = (
         jax.jit(jax.value_and_grad(lambda x, kernel, f=f: jnp.sum(jnp.sin(f(x, kernel)) * weight), (0, 1)))(x, kernel)
         for f in (conv2d, direct)
@@ -44,6 +48,22 @@ def test_forward_mode_gradients_per_example_and_second_derivatives_work():
 
     for a, b in zip(derivatives(conv2d), derivatives(direct), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.abs(b).max()))
+
+
+def test_few_outputs_are_summed_in_float32_for_narrow_types():
+    # 2^-8: the result is rounded once. Sums of nine bfloat16 numbers, rounded at each, are 3 times as far.
+    x = jax.random.normal(jax.random.key(0), (2, 16, 16, 36), jnp.bfloat16)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 36, 4), jnp.bfloat16)
+    found, wanted = conv2d(x, kernel), direct(x.astype(jnp.float32), kernel.astype(jnp.float32))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_less(jnp.abs(found.astype(jnp.float32) - wanted), 2.0**-8 * jnp.abs(wanted) + 1e-5)
+
+
+def test_a_derivative_by_the_image_alone_does_no_work_for_the_kernel():
+    # A tangent of zeros for the kernel would be convolved as well: two convolutions more than the two that are needed.
+    x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
+    program = str(jax.make_jaxpr(lambda x: jax.jvp(lambda x: conv2d(x, kernel), (x,), (x,)))(x))
+    assert program.count("conv_general_dilated[") == 2
 
 
 def test_a_whole_program_has_the_options_and_a_part_of_one_has_none():

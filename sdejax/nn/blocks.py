@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sdejax.nn.layers import Conv, GroupNorm, dense, dropout
+from sdejax.nn.layers import Conv, Dense, GroupNorm, dropout
 from sdejax.nn.resample import downsample, upsample
 
 
@@ -43,10 +43,10 @@ class ResidualBlock(nnx.Module):
         self.dropout_rate, self.rescale = dropout_rate, rescale
         self.norm0 = GroupNorm(inputs, dtype, groups=groups[0], epsilon=epsilon)
         self.conv0 = Conv(inputs, outputs, 3, dtype, rngs)
-        self.embed = dense(embedding, outputs, dtype, rngs) if embedding else None
+        self.embed = Dense(embedding, outputs, dtype, rngs) if embedding else None
         self.norm1 = GroupNorm(outputs, dtype, groups=groups[1], epsilon=epsilon)
         self.conv1 = Conv(outputs, outputs, 3, dtype, rngs, zero=True)
-        self.skip = dense(inputs, outputs, dtype, rngs) if inputs != outputs or resample != "none" else None
+        self.skip = Dense(inputs, outputs, dtype, rngs) if inputs != outputs or resample != "none" else None
 
     def __call__(self, x: jax.Array, embedding: jax.Array | None, key: jax.Array | None = None) -> jax.Array:
         """x: (b, h, w, inputs), embedding: (b, embedding) -> (b, h', w', outputs)."""
@@ -107,10 +107,10 @@ class Attention(nnx.Module):
         self.heads = heads
         self.rescale = rescale
         self.norm = GroupNorm(channels, dtype, groups=groups, epsilon=epsilon)
-        self.query = dense(channels, channels, dtype, rngs)
-        self.key = dense(text or channels, channels, dtype, rngs)
-        self.value = dense(text or channels, channels, dtype, rngs)
-        self.out = dense(channels, channels, dtype, rngs, zero=True)
+        self.query = Dense(channels, channels, dtype, rngs)
+        self.key = Dense(text or channels, channels, dtype, rngs)
+        self.value = Dense(text or channels, channels, dtype, rngs)
+        self.out = Dense(channels, channels, dtype, rngs, zero=True)
 
     def __call__(self, x: jax.Array, text: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
         """x: (b, h, w, c); text: (b, words, width) with mask (b, words), true where there is a word."""

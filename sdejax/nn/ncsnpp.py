@@ -17,7 +17,7 @@ from flax import nnx
 
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.blocks import Attention, ResidualBlock, skip_sum
-from sdejax.nn.layers import Conv, FourierEmbedding, GroupNorm, PositionalEmbedding, dense, parameter_keys, swish
+from sdejax.nn.layers import Conv, Dense, FourierEmbedding, GroupNorm, PositionalEmbedding, parameter_keys, swish
 from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 from sdejax.nn.text import TextEncoder
 
@@ -100,11 +100,11 @@ class NCSNpp(nnx.Module):
                 self.label = PositionalEmbedding(config.channels, config.frequency_shift)
             width = config.channels * (2 if config.embedding == "fourier" else 1)
             # A vector per image: in float32 it costs nothing, and in bfloat16 every block would take its error.
-            self.embed0 = dense(width, config.embedding_width, jnp.float32, rngs)
-            self.embed1 = dense(config.embedding_width, config.embedding_width, jnp.float32, rngs)
+            self.embed0 = Dense(width, config.embedding_width, jnp.float32, rngs)
+            self.embed1 = Dense(config.embedding_width, config.embedding_width, jnp.float32, rngs)
         if config.words:
             self.text = TextEncoder(config.vocabulary, config.words, config.text_width, 4, dtype, rngs)
-            self.text_embed = dense(config.text_width, config.embedding_width, dtype, rngs)
+            self.text_embed = Dense(config.text_width, config.embedding_width, dtype, rngs)
         self.conv_in = Conv(image, config.channels, 3, dtype, rngs)
         self.down, self.up, self.middle = nnx.Dict(), nnx.Dict(), nnx.Dict()
         skips = self._make_down(make, image)
@@ -132,7 +132,7 @@ class NCSNpp(nnx.Module):
             if (module := make.downsample(channels)) is not None:
                 level["downsample"] = module
             if config.progressive_input == "input_skip":
-                level["input"] = dense(pyramid, channels, make.dtype, make.rngs)
+                level["input"] = Dense(pyramid, channels, make.dtype, make.rngs)
                 channels *= 2 if config.progressive_combine == "cat" else 1
             elif config.progressive_input == "residual":
                 level["input"] = ConvDownsample(pyramid, channels, config.fir, make.dtype, make.rngs)

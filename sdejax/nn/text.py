@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sdejax.nn.layers import default_init, dense, zero_init
+from sdejax.nn.layers import Dense
 
 PAD, EMPTY, UNKNOWN = 0, 1, 2
 _FIRST_WORD = 3
@@ -81,11 +81,11 @@ class TextEncoder(nnx.Module):
         self.words = nnx.Embed(vocabulary, width, embedding_init=embedding_init, rngs=rngs)
         self.positions = nnx.Param(0.1 * jax.random.normal(rngs.params(), (length, width)))
         self.norm0 = nnx.LayerNorm(width, rngs=rngs)
-        self.qkv = dense(width, 3 * width, dtype, rngs)
-        self.mix = nnx.Linear(width, width, kernel_init=zero_init, dtype=dtype, rngs=rngs)
+        self.qkv = Dense(width, 3 * width, dtype, rngs)
+        self.mix = Dense(width, width, dtype, rngs, zero=True)
         self.norm1 = nnx.LayerNorm(width, rngs=rngs)
-        self.hidden = nnx.Linear(width, 2 * width, kernel_init=default_init, dtype=dtype, rngs=rngs)
-        self.out = nnx.Linear(2 * width, width, kernel_init=zero_init, dtype=dtype, rngs=rngs)
+        self.hidden = Dense(width, 2 * width, dtype, rngs)
+        self.out = Dense(2 * width, width, dtype, rngs, zero=True)
         self.norm2 = nnx.LayerNorm(width, rngs=rngs)
 
     def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
