@@ -5,8 +5,9 @@ over. XLA's CPU backend sums few features slowly (four times as long for one ima
 the kernel is written for images that are cut into strips of rows: the same numbers, and its transpose, which is the
 gradient, sums over strips.
 
-It also gathers the nine neighbours of every pixel first, whatever comes out. Where few features come out, as at a
-network's end, there it is one product of matrices for all nine, whose results are shifted and added.
+The same backend first gathers the nine neighbours of every pixel, however few features come out of it. At a network's
+end, where they are few, every pixel is instead multiplied by all nine matrices at once, and the results are shifted and
+added.
 """
 
 import jax
