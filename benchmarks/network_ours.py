@@ -4,7 +4,6 @@ As a program, `python -m benchmarks.network_ours FOLDER BATCH TASK` prints the p
 only loads the network of a diffusers folder and makes two such calls.
 """
 
-import resource
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +14,7 @@ import optax
 from flax import nnx
 
 import sdejax as sj
+from benchmarks.peak_memory import mebibytes
 from sdejax.compiling import jit
 from tests.peers import image
 
@@ -57,4 +57,4 @@ if __name__ == "__main__":
     made = call(sys.argv[1], int(sys.argv[2]), sys.argv[3])
     made()
     made()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(mebibytes())

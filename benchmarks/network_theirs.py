@@ -4,13 +4,13 @@ As a program, `python -m benchmarks.network_theirs FOLDER BATCH TASK HOW` prints
 that only loads the network of a diffusers folder and makes two such calls.
 """
 
-import resource
 import sys
 from collections.abc import Callable
 
 import torch  # pyright: ignore[reportMissingImports]
 from diffusers import UNet2DModel  # pyright: ignore[reportMissingImports]
 
+from benchmarks.peak_memory import mebibytes
 from tests.peers import image
 
 LABEL = 500.0
@@ -51,4 +51,4 @@ if __name__ == "__main__":
     made = call(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4])
     made()
     made()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(mebibytes())

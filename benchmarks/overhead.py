@@ -5,7 +5,6 @@ ratios, at batch 1 and 8; then time and peak memory at 20, 100 and 500 steps, ea
 """
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sdejax as sj
+from benchmarks.peak_memory import mebibytes
 
 
 def seconds(function: Callable[[], jax.Array]) -> float:
@@ -67,7 +67,7 @@ def growth(snapshot: str, steps: int) -> None:
 
     seconds(edit)
     took = statistics.median(seconds(edit) for _ in range(3))
-    print(json.dumps({"seconds": took, "mebibytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(json.dumps({"seconds": took, "mebibytes": mebibytes()}))
 
 
 def main() -> None:
