@@ -30,6 +30,31 @@ def test_group_norm_is_the_textbook_one(channels):
     np.testing.assert_allclose(norm(x), expected, atol=2e-5, rtol=2e-5)
 
 
+def test_the_gradient_of_norm_and_swish_is_the_textbook_ones():
+    # 1e-5 of the largest: float32. Rejects statistics held constant, and the channels of one group taken for another's.
+    norm = GroupNorm(24, jnp.float32)
+    x = 1.0 + jax.random.normal(jax.random.key(0), (2, 5, 6, 24))
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 24))
+    weight = jax.random.normal(jax.random.key(2), x.shape)
+
+    def ours(x, scale, bias):
+        norm = GroupNorm(24, jnp.float32)
+        norm.scale[...], norm.bias[...] = scale, bias
+        return norm.swished(x)
+
+    def textbook(x, scale, bias):
+        grouped = x.reshape(2, 30, norm.groups, -1)
+        centred = grouped - grouped.mean((1, 3), keepdims=True)
+        unit = centred / jnp.sqrt(jnp.square(centred).mean((1, 3), keepdims=True) + norm.epsilon)
+        return jax.nn.silu(unit.reshape(x.shape) * scale + bias)
+
+    found, wanted = (
+        jax.grad(lambda *given, f=f: jnp.sum(f(*given) * weight), (0, 1, 2))(x, scale, bias) for f in (ours, textbook)
+    )
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+
+
 def test_group_norm_of_a_constant_is_its_bias():
     # One-pass variance may round below 0; without the clamp this is NaN.
     norm = GroupNorm(8, jnp.float32)
