@@ -22,7 +22,7 @@ import numpy as np
 
 import sdejax as sj
 from sdejax.images import contact_sheet, open_image, save_png, to_array, to_image
-from train.report import quiet_denoiser
+from train.validation import quiet_denoiser
 
 _PER_FAMILY = 18
 _COLOURS = "red|orange|yellow|green|light blue|blue|purple|brown|black|white|pink|grey"

@@ -40,5 +40,6 @@ def get_config() -> Config:
         optimiser=OptimiserConfig(learning_rate=1e-3, warmup=300, decay=0.25),
         batch=64,
         steps=12_000,
-        ema_decay=0.999,
+        ema=(0.999, 0.9995),
+        checkpoints_forever=4000,
     )

@@ -3,6 +3,7 @@
 Data     any folder of images; sizes are cropped to a square and resized
 Command  sdejax train configs/folder64.py --data path/to/images
 Cost     not run here; meant for one GPU
+Result   not run here
 """
 
 from sdejax.config import Config, OptimiserConfig
@@ -33,8 +34,9 @@ def get_config() -> Config:
         optimiser=OptimiserConfig(learning_rate=2e-4, warmup=5000),
         batch=128,
         steps=300_000,
-        ema_decay=0.9999,
+        ema=(0.9999, 0.999),
         flip=True,
         sample_every=5000,
         checkpoint_every=5000,
+        checkpoints_forever=100_000,
     )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sdejax.edit.coupled import Coupling
     from sdejax.edit.sdedit import sdedit
     from sdejax.edit.sync_sde import sync_sde
+    from sdejax.likelihood import Likelihood, bits_per_dimension, log_likelihood
     from sdejax.loading import load
     from sdejax.model import Model, NetworkDenoiser, Parametrisation, UnknownWordWarning
     from sdejax.nn.architecture import NCSNppConfig
@@ -53,6 +54,7 @@ _HOMES = {
     "edit.coupled": ("Coupling",),
     "edit.sdedit": ("sdedit",),
     "edit.sync_sde": ("sync_sde",),
+    "likelihood": ("Likelihood", "bits_per_dimension", "log_likelihood"),
     "loading": ("load",),
     "model": ("Model", "NetworkDenoiser", "Parametrisation", "UnknownWordWarning"),
     "nn.architecture": ("NCSNppConfig",),
@@ -77,6 +79,7 @@ __all__ = [
     "Exponential",
     "GaussianDenoiser",
     "GuidedDenoiser",
+    "Likelihood",
     "MixtureDenoiser",
     "Model",
     "NCSNppConfig",
@@ -89,11 +92,13 @@ __all__ = [
     "UnknownWordWarning",
     "Vocabulary",
     "__version__",
+    "bits_per_dimension",
     "compiler_options",
     "image_mesh",
     "keys",
     "load",
     "load_config",
+    "log_likelihood",
     "sample",
     "save",
     "score",

@@ -2,18 +2,22 @@
 
 A *snapshot* is for users: one set of parameters and what they mean, in a folder with model.json (architecture,
 process, vocabulary) and params.safetensors; `sdejax.load` takes it. A *checkpoint* is for the run that wrote it: the
-whole training state, in orbax's format, by step.
+whole training state and the position in the data, in orbax's format, by step.
 """
 
 import hashlib
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from jax.experimental import multihost_utils
 
 from sdejax.config import architecture_from_json, architecture_to_json
 from sdejax.images import write_atomically
@@ -71,35 +75,101 @@ def save(path: str | Path, model: Model, dtype: str = "float32") -> None:
 
 
 class Checkpoints:
-    """The checkpoints of one run, below a folder: asynchronous and atomic, the newest `kept` of them."""
+    """The checkpoints of one run, below a folder or at any path that orbax takes, such as gs://bucket/run.
 
-    def __init__(self, folder: Path, kept: int = 2):
+    Asynchronous and atomic. The newest `kept` stay, and each whose step `forever` divides. A checkpoint carries a
+    fingerprint of what it should hold, so that one that was cut short is recognised whatever its format makes of it.
+    All processes of a run call the same methods; `timeout` is the seconds that one waits for the others to write.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        kept: int = 2,
+        forever: int = 0,
+        timeout: int = 300,
+        say: Callable[[str], None] = lambda text: None,
+    ):
         import orbax.checkpoint as ocp
+        from etils import epath
 
-        # orbax takes absolute paths only.
-        options = ocp.CheckpointManagerOptions(max_to_keep=kept, cleanup_tmp_directories=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        path = epath.Path(folder)
+        self.folder = path if "://" in str(folder) else path.absolute()  # orbax takes absolute paths only
+        self._say = say
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=kept,
+                keep_period=forever or None,
+                cleanup_tmp_directories=True,
+                async_options=ocp.AsyncOptions(timeout_secs=timeout),
+            ),
+        )
 
     def latest(self) -> int | None:
         """The newest complete step, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState) -> None:
-        """Start writing the state; a later save or `close` waits for it."""
+    def save(self, state: TrainState, notes: dict[str, Any]) -> None:
+        """Start writing the state and `notes`, plain data; a later save or `close` waits for it."""
         import orbax.checkpoint as ocp
 
-        self._manager.save(int(state.step), args=ocp.args.StandardSave(_plain(state)))
+        leaves = _named(state)
+        known = {**notes, "arrays": _described(leaves), "fingerprint": _fingerprint(leaves)}
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(leaves), notes=ocp.args.JsonSave(known))
+        self._manager.save(int(state.step), args=arguments)
 
-    def restore(self, like: TrainState) -> TrainState | None:
-        """The newest state, with the shapes and shardings of `like`; None where there is none."""
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest state that is whole, on the devices where `like` is, and its notes; None where there is none.
+
+        A damaged checkpoint is named, set aside under a name of its own, and the one before it taken.
+
+        **Raises:** `ValueError` where the checkpoint is of another network or optimiser, or all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            found = self._restored(step, like)
+            if not isinstance(found, str):
+                return found
+            self._say(f"warning: the checkpoint {self.folder / str(step)} is damaged ({found}); taking the one before")
+            if jax.process_index() == 0:
+                (self.folder / str(step)).rename(self.folder / f"damaged-{step}")
+            multihost_utils.sync_global_devices(f"damaged {step}")
+            self._manager.reload()
+        if steps:
+            raise ValueError(f"checkpoints={str(self.folder)!r}: all are damaged; remove the folder to start anew")
+        return None
+
+    def _restored(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]] | str:
+        """The state and notes of a step, or in a few words what is wrong with them."""
         import orbax.checkpoint as ocp
 
-        step = self.latest()
-        if step is None:
-            return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
-        plain = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(plain))
+        wanted = _named(like)
+        notes, state, wrong = {}, {}, ""
+        try:
+            notes = dict(self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"])
+            notes["arrays"], notes["fingerprint"]
+        except Exception as error:  # what a library makes of damaged files is any kind of exception
+            wrong = f"its notes cannot be read: {_first_line(error)}"
+        if not wrong and notes["arrays"] != _described(wanted):
+            raise ValueError(
+                f"checkpoints={str(self.folder)!r}: step {step} is of another network or optimiser, in "
+                f"{_difference(notes['arrays'], _described(wanted))}; give the run another folder (--out)"
+            )
+        if not wrong:
+            abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+            try:
+                arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+                state = self._manager.restore(step, args=arguments)["state"]
+            except Exception as error:
+                wrong = f"its arrays cannot be read: {_first_line(error)}"
+        # Where one process cannot read its part, all have to take the checkpoint before.
+        if bool(np.any(multihost_utils.process_allgather(np.asarray(bool(wrong))))):
+            return wrong or "another process cannot read its part"
+        if _fingerprint(state) != notes["fingerprint"]:
+            return "its arrays are not those that were written"
+        leaves = [state[name] for name in wanted]
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), notes
 
     def close(self) -> None:
         """Wait until everything is on disk."""
@@ -107,6 +177,31 @@ class Checkpoints:
         self._manager.close()
 
 
-def _plain(state: TrainState) -> dict[str, Any]:
-    """The state as plain containers with stable names."""
-    return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+def _named(state: TrainState) -> dict[str, Any]:
+    """The arrays of a state by readable names, such as params.down.32x32.block0.conv0.kernel."""
+    named = jax.tree_util.tree_flatten_with_path(state)[0]
+    return {".".join(re.findall(r"\w+", jax.tree_util.keystr(path))): leaf for path, leaf in named}
+
+
+def _described(leaves: dict[str, Any]) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+
+def _difference(one: dict[str, str], other: dict[str, str]) -> str:
+    name = next(name for name in [*one, *other] if one.get(name) != other.get(name))
+    return f"{name}: {one.get(name, 'missing')}, now {other.get(name, 'missing')}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _fingerprint(leaves: dict[str, Any]) -> list[int]:
+    return [int(value) for value in np.asarray(_sums(leaves))]
+
+
+@jax.jit
+def _sums(leaves: dict[str, jax.Array]) -> jax.Array:
+    """For each array, the sum of its bits as whole numbers modulo 2^32: the same in any order, on any devices."""
+    bits = [jax.lax.bitcast_convert_type(leaves[name], jnp.uint32) for name in sorted(leaves)]
+    return jnp.stack([jnp.sum(part, dtype=jnp.uint32) for part in bits])

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a file imports only from rooms above its own in this list. Files that share a line form one room.
 ROOMS = [
     ["_version"],
-    ["compiling"],
+    ["compiling", "processes"],
     ["sde"],
     ["denoiser"],
     ["brownian"],
@@ -22,6 +22,7 @@ ROOMS = [
     ["edit"],
     ["edit.coupled"],
     ["edit.sdedit", "edit.sync_sde"],
+    ["likelihood"],
     ["nn"],
     ["nn.conv"],
     ["nn.layers"],

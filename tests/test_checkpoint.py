@@ -1,6 +1,8 @@
 """Snapshots come back bit for bit, and damaged ones are named."""
 
+import dataclasses
 import json
+import os
 
 import jax
 import numpy as np
@@ -10,8 +12,9 @@ import pytest
 import sdejax as sj
 from sdejax.checkpoint import Checkpoints, save
 from sdejax.checkpoint import load_snapshot as load
+from sdejax.parallel import place, state_shardings, train_mesh
 from sdejax.training import init_state
-from tests.tiny import tiny_model
+from tests.tiny import CONFIG, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -74,22 +77,108 @@ def test_a_damaged_snapshot_is_named(snapshot, tmp_path, damage):
         load(copy)
 
 
-def test_a_checkpoint_keeps_the_newest_and_restores_every_bit(tmp_path):
-    model = tiny_model()
-    optimiser = optax.adam(1e-3)
-    state = init_state(model.params, optimiser)
-    checkpoints = Checkpoints(tmp_path / "run", kept=2)
-    assert checkpoints.restore(state) is None
-    for step in (1, 2, 3):
-        moved = jax.tree.map(lambda leaf, step=step: leaf + step, state)
-        checkpoints.save(moved)
+NOTES = {"position": 12, "losses": [0.1]}
+
+
+def _state(seed=0):
+    return init_state(tiny_model(seed=seed).params, optax.adam(1e-3))
+
+
+def _saved(folder, steps, **options):
+    """Checkpoints of states whose every array is moved by the step."""
+    state = _state()
+    checkpoints = Checkpoints(folder, **options)
+    for step in steps:
+        checkpoints.save(jax.tree.map(lambda leaf, step=step: leaf + step, state), {**NOTES, "position": step})
     checkpoints.close()
-    again = Checkpoints(tmp_path / "run", kept=2)
-    restored = again.restore(state)
+    return state
+
+
+def test_a_checkpoint_keeps_the_newest_and_restores_every_bit(tmp_path):
+    assert Checkpoints(tmp_path / "none").restore(_state()) is None
+    state = _saved(tmp_path / "run", (1, 2, 3, 4, 5), kept=2, forever=2)
+    again = Checkpoints(tmp_path / "run")
+    restored, notes = again.restore(state)
     again.close()
-    assert restored is not None
-    assert int(restored.step) == 3
+    assert int(restored.step) == 5
+    assert (notes["position"], notes["losses"]) == (5, [0.1])
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
-        np.testing.assert_array_equal(a, b + 3)
+        np.testing.assert_array_equal(a, b + 5)
     kept = sorted(int(folder.name) for folder in (tmp_path / "run").iterdir() if folder.name.isdigit())
-    assert kept == [2, 3]
+    assert kept == [2, 4, 5]  # the newest two, and those that 2 divides
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "emptied", "removed", "flipped bit", "no notes"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, damage):
+    """Rejects arrays that quietly come back as zeros where their file is gone, and a run that starts over."""
+    state = _saved(tmp_path / "run", (1, 2))
+    broken = tmp_path / "run" / "2"
+    files = [file for file in broken.rglob("*") if file.is_file()]
+    data = max((file for file in files if file.parent.name == "d"), key=lambda file: file.stat().st_size)
+    if damage == "cut in half":
+        os.truncate(data, data.stat().st_size // 2)
+    if damage == "emptied":
+        os.truncate(data, 0)
+    if damage == "removed":
+        data.unlink()
+    if damage == "flipped bit":
+        content = bytearray(data.read_bytes())
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    if damage == "no notes":
+        for file in files:
+            if "notes" in file.parts:
+                file.unlink()
+    said = []
+    checkpoints = Checkpoints(tmp_path / "run", say=said.append)
+    restored, notes = checkpoints.restore(state)
+    assert (int(restored.step), notes["position"]) == (1, 1)
+    assert len(said) == 1
+    assert f"{broken} is damaged" in said[0]
+    checkpoints.save(jax.tree.map(lambda leaf: leaf + 2, state), NOTES)  # the run comes to step 2 again
+    checkpoints.close()
+    assert int(Checkpoints(tmp_path / "run").restore(state)[0].step) == 2
+
+
+def test_without_a_whole_checkpoint_nothing_starts_over(tmp_path):
+    state = _saved(tmp_path / "run", (1,))
+    for file in (tmp_path / "run" / "1").rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"run.*all are damaged; remove the folder"):
+        Checkpoints(tmp_path / "run").restore(state)
+
+
+def test_a_checkpoint_of_another_network_is_not_called_damaged(tmp_path):
+    _saved(tmp_path / "run", (1,))
+    other = init_state(tiny_model(dataclasses.replace(CONFIG, channels=16)).params, optax.adam(1e-3))
+    with pytest.raises(ValueError, match=r"another network or optimiser, in .*\(--out\)"):
+        Checkpoints(tmp_path / "run").restore(other)
+    assert (tmp_path / "run" / "1").is_dir()
+
+
+def test_a_checkpoint_comes_back_on_another_number_of_devices(tmp_path):
+    """Written over four devices, read over two and by one, bit for bit. Rejects shardings kept from the writing."""
+    model = tiny_model(dataclasses.replace(CONFIG, channels=32, multipliers=(1, 2)))
+    state, plans = init_state(model.params, optax.adam(1e-3)), []
+    for devices in (4, 2, 1):
+        mesh = train_mesh(devices, jax.devices()[:devices])
+        plans.append(place(state, state_shardings(state, mesh)))
+    widest = max(jax.tree.leaves(plans[0]), key=lambda leaf: leaf.size)
+    assert len({str(shard.index) for shard in widest.addressable_shards}) == 4
+    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints.save(plans[0], NOTES)
+    checkpoints.close()
+    for plan in plans[1:]:
+        restored, _ = Checkpoints(tmp_path / "run").restore(plan)
+        for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(plan), strict=True):
+            assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_path_elsewhere_is_left_as_it_is():
+    # Rejects gs:/bucket below the working folder, which is what an absolute path of it would be.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager", lambda folder, options: None)
+        assert str(Checkpoints("gs://bucket/run").folder) == "gs://bucket/run"
+        assert Checkpoints("run").folder.is_absolute()

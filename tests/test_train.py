@@ -1,66 +1,182 @@
-"""The training program on a dozen committed emoji."""
+"""The training program on a dozen committed emoji: runs that are stopped, killed, spread out, and broken."""
 
-import json
+import os
+import random
+import re
+import signal
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sdejax.checkpoint import load_snapshot as load
+from sdejax.checkpoint import load_snapshot
 from sdejax.cli import main
-from train.data import ImageFolder, batches
+from tests.train_run import EMOJI, finish, free_port, losses, rows, start, write_config
 from train.emoji import held_out, read_emoji_test
-from train.report import Console
-
-EMOJI = Path(__file__).parent / "emoji"
-SHAPE = (16, 16, 3)
-TINY = """
-import dataclasses
-from sdejax.config import Config, OptimiserConfig
-from sdejax.nn.architecture import NCSNppConfig
-
-def get_config():
-    network = NCSNppConfig(shape=(8, 8, 3), channels=8, multipliers=(1,), blocks=1, attention=(), text_width=8)
-    return Config(name="tiny", data={data!r}, validation={data!r}, captions=True, out={out!r}, network=network, batch=4,
-                  steps=6, optimiser=OptimiserConfig(warmup=2), log_every=1, validate_every=3, sample_every=6,
-                  checkpoint_every=3)
-"""
 
 
-def _stream(folder, start, seed=0, flip=False, count=12):
-    tokens = np.arange(len(folder.files))[:, None]
-    stream = batches(folder, SHAPE, tokens, batch=4, seed=seed, flip=flip, start=start)
-    return [next(stream) for _ in range(count - start)]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 20 steps that nothing disturbs, on one device."""
+    folder = tmp_path_factory.mktemp("whole")
+    config = write_config(folder, "run")
+    said = finish(start(config, "--sample-every", "20", "--validate-every", "10", "--ema", "0.9", "0.99", "--profile"))
+    return folder / "run", said
 
 
-def test_a_batch_is_its_number():
-    # The iterator's position is the step. Rejects a resumed run that starts the epoch again.
-    folder = ImageFolder.read(EMOJI, captioned=True)
-    whole, resumed = _stream(folder, 0, flip=True), _stream(folder, 5, flip=True)
-    for a, b in zip(whole[5:], resumed, strict=True):
-        np.testing.assert_array_equal(a["tokens"], b["tokens"])
-        np.testing.assert_array_equal(a["image"], b["image"])
+def _wait(process, condition):
+    deadline = time.monotonic() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
-def test_every_epoch_is_a_permutation_of_its_own():
-    # 12 images, batches of 4: three batches are an epoch. Rejects sampling with replacement, and one order for all.
-    folder = ImageFolder.read(EMOJI, captioned=True)
-    order = np.concatenate([batch["tokens"][:, 0] for batch in _stream(folder, 0)]).reshape(4, 12)
-    for epoch in order:
-        assert sorted(epoch) == list(range(12))
-    assert len({tuple(epoch) for epoch in order}) > 1
-    other = np.concatenate([batch["tokens"][:, 0] for batch in _stream(folder, 0, seed=1)])
-    assert (other != order.ravel()).any()
+def test_a_run_that_is_stopped_and_killed_goes_on_bit_for_bit(whole, tmp_path):
+    """SIGTERM, then kill -9 at a random moment, and each time the same command again.
+
+    Rejects an optimiser or average that starts anew, random numbers that go on from elsewhere, batches that are drawn
+    again or left out, a checkpoint that is taken before it is whole, and losses that a stop takes out of their row.
+    """
+    config, folder = write_config(tmp_path, "run"), tmp_path / "run"
+
+    def reached(step):
+        return (folder / "metrics.jsonl").is_file() and max(losses(folder), default=0) >= step
+
+    process = start(config)
+    _wait(process, lambda: reached(3))
+    process.send_signal(signal.SIGTERM)
+    said = finish(process, 130)
+    stopped = int(re.search(r"stopped at step (\d+); the same command goes on", said)[1])
+    assert (folder / "checkpoints" / str(stopped)).is_dir()
+    moment = random.Random()
+    process, step = start(config), moment.randrange(stopped + 1, 20)
+    _wait(process, lambda: reached(step))
+    time.sleep(0.1 * moment.random())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    finish(start(config))
+    assert losses(folder) == losses(whole[0])
+    for a, b in zip(_parameters(folder), _parameters(whole[0]), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
-def test_captions_belong_to_their_images():
-    folder = ImageFolder.read(EMOJI, captioned=True)
-    red = folder.files[folder.captions.index("red heart")]
-    pixel = np.asarray(Image.open(red).convert("RGB"))[16, 16].astype(int)
-    assert pixel[0] > 180 > pixel[2]
-    assert len(folder.files) == 12
+def _parameters(folder):
+    return jax.tree.leaves(load_snapshot(folder / "snapshot").params)
+
+
+def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
+    """One device; four; two times two with the state spread over fsdp; two processes with two devices each.
+
+    1e-5 relative over 20 steps: sums in another order. Rejects noise, dropout or times drawn for each device, a loss
+    averaged over one process alone, and rows of a batch in an order that depends on the processes: each by 1e-2 or so.
+    """
+    runs = {"four": ([], 4), "fsdp": (["--fsdp", "2"], 4)}
+    for name, (words, devices) in runs.items():
+        finish(start(write_config(tmp_path, name), *words, devices=devices))
+    config, port = write_config(tmp_path, "processes"), free_port()
+    told = ["--processes.coordinator", f"127.0.0.1:{port}", "--processes.count", "2", "--fsdp", "2"]
+    both = [start(config, *told, "--processes.index", str(index), devices=2) for index in (0, 1)]
+    for process in both:
+        finish(process)
+    expected = losses(whole[0])
+    assert sorted(expected) == list(range(1, 21))
+    for name in ("four", "fsdp", "processes"):
+        found = losses(tmp_path / name)
+        assert sorted(found) == sorted(expected)
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, err_msg=name)
+
+
+def test_a_process_does_not_wait_for_ever(tmp_path):
+    config = write_config(tmp_path, "alone")
+    told = ["--processes.coordinator", f"127.0.0.1:{free_port()}", "--processes.count", "2", "--processes.index", "0"]
+    began = time.monotonic()
+    process = start(config, *told, "--processes.timeout", "5")
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert time.monotonic() - began < 60
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_run_leaves_what_the_docs_say(whole):
+    folder, said = whole
+    model = load_snapshot(folder / "snapshot")
+    assert model.vocabulary is not None
+    assert "heart" in model.vocabulary.words
+    assert (folder / "snapshot-0.99" / "model.json").is_file()
+    sheet = Image.open(folder / "samples-0000020.png")
+    assert sheet.height > 3 * 16  # raw weights and two moving averages
+    validated = [row for row in rows(folder) if "validation" in row]
+    assert [row["step"] for row in validated] == [10, 20]
+    assert set(validated[0]) == {"step", "validation", "validation_of_weights", "validation_of_ema_0.99"}
+    assert list((folder / "tensorboard").glob("events*"))
+    assert list((folder / "profile").rglob("*.xplane.pb"))
+    assert "20 of 20" in said
+
+
+def test_the_config_beside_a_run_is_that_run(whole):
+    # The words on its command line are in it, too. Rejects tuples that come back as lists, and a process that is lost.
+    given = load_config(whole[0].with_suffix(".py"))
+    kept = load_config(whole[0] / "config.json")
+    assert kept == dataclasses.replace(given, sample_every=20, validate_every=10, ema=(0.9, 0.99))
+    hash(kept)
+
+
+def test_a_dry_run_says_what_a_run_takes_and_trains_nothing(tmp_path, capsys):
+    config = write_config(tmp_path, "dry")
+    assert main(["train", str(config), "--dry-run", "--fsdp", "2", "--network.remat"]) == 0
+    said = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert not (tmp_path / "dry").exists()
+    assert said["steps per epoch"] == "1.5"  # 12 images, 8 a step
+    assert said["devices"].endswith("data 2, fsdp 2")
+    model = set_up(load_config(config)).model
+    assert said["parameters"] == f"{model.parameter_count / 1e6:.3f} M"
+    # Parameters, average and Adam's two moments: 4 numbers of 4 bytes each, of which the spread ones are halved.
+    state = float(said["state per device"].split()[0]) * 2**20 / (16 * model.parameter_count)
+    share = float(re.search(r"\((\d+)% of the numbers\)", said["sharding"])[1]) / 100
+    assert state == pytest.approx(1 - share / 2, abs=0.02)
+    assert float(said["FLOPs per step"]) > 6 * 8 * model.parameter_count  # each weight is used at least once, thrice
+
+
+def test_a_run_that_stays_broken_stops_and_names_the_last_good_checkpoint(whole, tmp_path):
+    """Noise levels that are no numbers: three steps are skipped, no parameter is lost to them."""
+    shutil.copytree(whole[0], tmp_path / "run")
+    words = ["--steps", "40", "--skips-allowed", "2", "--objective.level-mean", "nan", "--ema", "0.9", "0.99"]
+    said = finish(start(write_config(tmp_path, "run"), *words), 1)
+    assert re.search(r"error: 3 steps in a row were not finite, the last of them 23\n", said)
+    assert f"the last good checkpoint is {tmp_path / 'run' / 'checkpoints' / '20'}" in said
+    assert rows(tmp_path / "run")[-1]["loss"] is None
+
+
+def test_images_that_cannot_be_decoded_are_named_and_too_many_stop_the_run(tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(EMOJI, data)
+    for name in ("0144.png", "3352.png"):
+        os.truncate(data / name, 300)
+    said = finish(start(write_config(tmp_path, "run", data), "--undecodable", "0.1"), 1)
+    assert said.count("0144.png cannot be decoded; another image stands in") == 1
+    assert re.search(r"error: 2 of 12 images \(16.67%\) cannot be decoded:\s+0144\.png\s+3352\.png", said)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--batch", "6", "--accumulate", "4"], "accumulate=4: must divide the batch, 6"),
+        (["--batch", "6"], "batch=6: must be a multiple of 4"),
+        (["--fsdp", "3"], "fsdp=3: must divide the number of devices, 4"),
+        (["--steps", "0"], "steps=0: must be at least 1"),
+        (["--ema", "1.0"], r"ema=\(1.0,\): must be"),
+        (["--optimiser.learning-rate", "-1"], "learning_rate=-1.0: must be at least 0"),
+        (["--data", "/nowhere"], "data='/nowhere': no such"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(words, named, tmp_path, capsys):
+    assert main(["train", str(write_config(tmp_path, "run")), *words]) == 2
+    error = capsys.readouterr().err
+    assert re.search(named, error)
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_held_out_rule_is_fixed():
@@ -86,57 +202,3 @@ def test_fully_qualified_names_are_read(tmp_path):
         ("\U0001f468\U0001f3fd", "man: medium skin tone"),
     ]
     assert emoji[0].subgroup == "face-smiling"
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """One run of 6 steps, and one that breaks at step 5 and is started again by the same command."""
-    top = tmp_path_factory.mktemp("runs")
-    folders = {}
-    for name in ("whole", "resumed"):
-        config = top / f"{name}.py"
-        config.write_text(TINY.format(data=str(EMOJI), out=str(top / name)))
-        folders[name] = top / name
-        if name == "resumed":
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(Console, "log", _break_at_five)
-                with pytest.raises(MemoryError):
-                    main(["train", str(config)])
-            while not (top / name / "checkpoints" / "3").exists():  # it is written in the background
-                time.sleep(0.1)
-        assert main(["train", str(config)]) == 0
-    return folders
-
-
-def _break_at_five(console, row, log=Console.log):
-    if row["step"] == 5:
-        raise MemoryError
-    log(console, row)
-
-
-def _rows(folder):
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_a_resumed_run_goes_on_bit_for_bit(runs):
-    # Rejects an optimiser or average that starts anew, random numbers that go on from elsewhere, and other batches.
-    whole, resumed = (
-        [(row["step"], row["loss"]) for row in _rows(folder) if "loss" in row] for folder in runs.values()
-    )
-    assert [step for step, _ in whole] == [1, 2, 3, 4, 5, 6]
-    assert [step for step, _ in resumed] == [1, 2, 3, 4, 4, 5, 6]
-    assert resumed[:4] == whole[:4]
-    assert resumed[4:] == whole[3:]
-
-
-def test_a_run_leaves_what_the_docs_say(runs):
-    folder = runs["whole"]
-    model = load(folder / "snapshot")
-    assert model.vocabulary is not None
-    assert "heart" in model.vocabulary.words
-    assert model.shape == (8, 8, 3)
-    sheet = Image.open(folder / "samples-0000006.png")
-    assert sheet.width > sheet.height
-    validation = [row["validation"] for row in _rows(folder) if "validation" in row]
-    assert len(validation) == 2
-    assert json.loads((folder / "config.json").read_text())["name"] == "tiny"

@@ -1,8 +1,8 @@
 """A finished run as a snapshot to hand out: `python -m train.bundle CONFIG OUT`.
 
 OUT gets the snapshot of the run's EMA weights (in half precision, for git's sake), a sheet of samples (the first
-held-out captions, seeds 0 to 63, none picked), and a card with the data, its licence, steps, hardware, hours, and the
-validation loss by noise level.
+held-out captions, seeds 0 to 63, none picked), each of them beside the training image that is nearest to it, the curves
+of the run, and a card with the data, its licence, steps, hardware, hours, and the validation loss by noise level.
 """
 
 import dataclasses
@@ -11,51 +11,97 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from sdejax.checkpoint import Checkpoints, save
+from sdejax.checkpoint import Checkpoints, load_snapshot, save
 from sdejax.config import Config, load_config
-from sdejax.images import contact_sheet, save_png, to_image, write_atomically
+from sdejax.images import contact_sheet, save_png, to_array, to_image, write_atomically
 from sdejax.model import Model
+from sdejax.parallel import fetch
 from sdejax.sample import keys, sample
 from sdejax.sampler import Sampler
-from sdejax.training import init_state
-from train.loop import make_optimiser, prepare
-from train.report import quiet_denoiser, validation_loss
+from train.curves import draw_curves
+from train.data import load
+from train.setup import Setup, set_up
+from train.validation import quiet_denoiser
 
 _SAMPLES = 64
+_COPY = 0.05  # root mean squared difference in [-1, 1], six of 255 shades, below which nobody tells two images apart
 
 
 def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
     """Write the bundled snapshot of the run of `config`."""
-    _, held_out, model = prepare(config)
-    checkpoints = Checkpoints(config.folder / "checkpoints", config.checkpoints_kept)
-    state = checkpoints.restore(init_state(model.params, make_optimiser(config)))
-    if state is None:
+    setup = set_up(config)
+    checkpoints = Checkpoints(config.checkpoints or config.folder / "checkpoints", config.checkpoints_kept)
+    found = checkpoints.restore(setup.abstract)
+    if found is None:
         raise ValueError(f"out={str(config.folder)!r}: has no checkpoint; train first")
-    model = dataclasses.replace(model, params=state.ema)
-    save(out, model, dtype="float16")
-    captions = list(held_out.captions[:_SAMPLES]) if held_out is not None else [""] * _SAMPLES
+    state = found[0]
+    save(out, dataclasses.replace(setup.model, params=fetch(state.ema[0], setup.mesh)), dtype="float16")
+    # What is shown and measured is the snapshot as it was written, in half precision.
+    model = load_snapshot(out)
+    shown = setup.held_out or setup.images
+    captions = list(shown.captions[:_SAMPLES])
     prompts = captions if model.vocabulary is not None else None
     denoiser = quiet_denoiser(model, prompts, 2.0 if prompts else None)
-    images = sample(denoiser, model.sde, keys(range(len(captions))), model.shape, sampler=Sampler(steps=50))
-    sheet = contact_sheet([to_image(image) for image in np.asarray(images)], columns=16, scale=2)
-    save_png(out / "samples.png", sheet)
-    losses = validation_loss(model, model.params, held_out, config.seed) if held_out is not None else {}
-    card = _card(config, model, int(state.step), _hours(config), losses, captions if prompts else [], licence, note)
+    images = np.asarray(sample(denoiser, model.sde, keys(range(len(captions))), model.shape, sampler=Sampler(steps=50)))
+    save_png(out / "samples.png", contact_sheet([to_image(image) for image in images], columns=16, scale=2))
+    nearest = nearest_training_images(setup, images)
+    pairs = [to_image(image) for pair in zip(images, nearest.images, strict=True) for image in pair]
+    save_png(out / "nearest.png", contact_sheet(pairs, columns=16, scale=2))
+    rows = _rows(config)
+    write_atomically(out / "curves.png", draw_curves(rows))
+    validation = setup.validation()
+    losses = validation.loss(model.params) if validation is not None else {}
+    card = _card(config, model, int(state.step), rows, losses, captions if prompts else [], nearest, licence, note)
     write_atomically(out / "README.md", card.encode())
 
 
-def _hours(config: Config) -> float:
+@dataclasses.dataclass(frozen=True)
+class Nearest:
+    """The training image nearest to each sample: (n, h, w, c) in [-1, 1], its name and caption, and the distances.
+
+    A distance is the root of the mean squared difference in [-1, 1]. `held_out` are the distances of as many held-out
+    images to their nearest training images: a model that only recalls lies far below them.
+    """
+
+    images: np.ndarray
+    captions: list[str]
+    distances: np.ndarray
+    held_out: np.ndarray
+
+
+def nearest_training_images(setup: Setup, samples: np.ndarray) -> Nearest:
+    """Compare `samples` (n, h, w, c) with every training image."""
+    count = len(setup.images.names)
+    training = to_array(load(setup.images, range(count), setup.model.shape, setup.config.crop))
+    index, distances = _nearest(samples, training)
+    held_out = np.zeros(0)
+    if setup.held_out is not None:
+        few = range(min(len(samples), len(setup.held_out.names)))
+        held_out = _nearest(to_array(load(setup.held_out, few, setup.model.shape, setup.config.crop)), training)[1]
+    return Nearest(training[index], [setup.images.captions[i] for i in index], distances, held_out)
+
+
+def _nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    flat, rest = images.reshape(len(images), -1), others.reshape(len(others), -1)
+    squares = (flat**2).sum(1)[:, None] - 2.0 * flat @ rest.T + (rest**2).sum(1)
+    index = squares.argmin(axis=1)
+    return index, np.sqrt(np.mean((flat - rest[index]) ** 2, axis=1))
+
+
+def _rows(config: Config) -> list[dict[str, Any]]:
+    lines = (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def _hours(config: Config, rows: list[dict[str, Any]]) -> float:
     """The hours spent in training steps, from the run's own metrics."""
-    seconds = 0.0
-    for line in (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        if "images_per_second" in row:
-            seconds += config.log_every * config.batch / row["images_per_second"]
-    return seconds / 3600.0
+    rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
+    return sum(config.log_every * config.batch / rate for rate in rates) / 3600.0
 
 
 def _processor() -> str:
@@ -70,9 +116,10 @@ def _card(
     config: Config,
     model: Model,
     steps: int,
-    hours: float,
+    history: list[dict[str, Any]],
     losses: dict[str, float],
     captions: list[str],
+    nearest: Nearest,
     licence: str,
     note: str,
 ) -> str:
@@ -94,7 +141,7 @@ def _card(
 | Parametrisation | {model.parametrisation} |
 | Steps | {steps} of {config.batch} images |
 | Hardware | {hardware} |
-| Hours | {hours:.1f} |
+| Hours | {_hours(config, history):.1f} |
 | Config | the committed configs/{config.name}.py |{remark}
 
 ## Validation loss
@@ -112,7 +159,34 @@ Guidance 2, 50 steps, seeds 0 to {_SAMPLES - 1}, prompts the first held-out capt
 ![samples](samples.png)
 
 The first row's prompts: {listed}.
+
+## Beside the nearest training images
+
+Every sample, and to its right the training image nearest to it. Their root mean squared difference in [-1, 1] is
+{_quartiles(nearest.distances)} (quartiles); from held-out images to their nearest training images it is
+{_quartiles(nearest.held_out)}. {_recalled(nearest)}
+
+![nearest](nearest.png)
+
+## Curves
+
+Training loss, and the denoiser's error on held-out images by noise level, over the steps:
+
+![curves](curves.png)
 """
+
+
+def _quartiles(distances: np.ndarray) -> str:
+    return (
+        ", ".join(f"{value:.3f}" for value in np.quantile(distances, (0.25, 0.5, 0.75)))
+        if len(distances)
+        else "unknown"
+    )
+
+
+def _recalled(nearest: Nearest) -> str:
+    copies = int((nearest.distances < _COPY).sum())
+    return f"{copies} of {len(nearest.distances)} samples are copies, nearer than {_COPY} to a training image."
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,111 +4,158 @@ import dataclasses
 import json
 import signal
 import sys
-import time
 
-import jax.numpy as jnp
+import jax
 import numpy as np
-import optax
 
 from sdejax.checkpoint import Checkpoints, save
 from sdejax.config import Config, config_to_json
-from sdejax.images import write_atomically
-from sdejax.model import Model
-from sdejax.nn.text import Vocabulary
-from sdejax.training import init_state, make_train_step
-from train.data import ImageFolder, batches, normalise
-from train.report import Console, sample_sheet, validation_loss
+from sdejax.images import save_png, write_atomically
+from sdejax.parallel import everyone, fetch
+from sdejax.processes import Processes, start_processes, time_limit
+from sdejax.training import TrainState
+from train.console import Console, Metrics
+from train.data import batches
+from train.flops import peak_flops, step_flops
+from train.plan import describe
+from train.progress import Progress
+from train.setup import Setup, set_up
+from train.validation import Validation, lag, sample_sheet
+
+_IN_FLIGHT = 2  # steps that are given to the devices before the results of the first are looked at
+_PROFILED = (10, 15)  # from which to which step after the start a trace is taken
 
 
-def make_optimiser(config: Config) -> optax.GradientTransformation:
-    """Clipped Adam with warm-up, a constant rate and a linear decay over the last part of the steps."""
-    settings = config.optimiser
-    decay_steps = max(1, round(settings.decay * config.steps))
-    schedule = optax.join_schedules(
-        [
-            optax.linear_schedule(0.0, settings.learning_rate, settings.warmup),
-            optax.constant_schedule(settings.learning_rate),
-            optax.linear_schedule(settings.learning_rate, 0.0, decay_steps),
-        ],
-        [settings.warmup, max(settings.warmup, config.steps - decay_steps)],
-    )
-    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.adam(schedule, settings.beta1, settings.beta2))
-
-
-def prepare(config: Config) -> tuple[ImageFolder, ImageFolder | None, Model]:
-    """The images, the held-out images, and a model with fresh parameters and the vocabulary of the captions."""
-    images = ImageFolder.read(config.data, config.captions)
-    held_out = ImageFolder.read(config.validation, config.captions) if config.validation else None
-    vocabulary = Vocabulary.of(list(images.captions)) if config.captions else None
-    network = config.network
-    if vocabulary is not None:
-        network = dataclasses.replace(network, vocabulary=vocabulary.size, words=vocabulary.length)
-    model = Model.create(network, config.sde, config.parametrisation, config.seed, vocabulary)
-    return images, held_out, model
-
-
-def run(config: Config) -> int:
+def run(config: Config, processes: Processes = Processes(), dry_run: bool = False, profile: bool = False) -> int:  # noqa: B008
     """Train, or go on training: the same command resumes at the newest checkpoint. The exit code."""
-    folder = config.folder
-    images, held_out, model = prepare(config)
+    start_processes(processes)
+    first, folder = jax.process_index() == 0, config.folder
+    setup = set_up(config)
+    if dry_run:
+        if first:
+            print(describe(setup))
+        return 0
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "config.json", config_to_json(config).encode())
-    optimiser = make_optimiser(config)
-    checkpoints = Checkpoints(folder / "checkpoints", config.checkpoints_kept)
-    state = init_state(model.params, optimiser)
-    state = checkpoints.restore(state) or state
-    start = int(state.step)
+    if first:
+        write_atomically(folder / "config.json", config_to_json(config).encode())
 
-    train_step = make_train_step(
-        model.graph, config.sde, config.parametrisation, config.objective, optimiser, config.ema_decay, config.seed
-    )
-    tokens = None if model.vocabulary is None else model.vocabulary.encode(list(images.captions))
-    stream = batches(images, model.shape, tokens, batch=config.batch, seed=config.seed, flip=config.flip, start=start)
-    console = Console(config, start, len(images.files), model.parameter_count)
-    interrupted = _catch_signals()
-    since, losses = time.perf_counter(), []
+    with time_limit(processes.timeout, "starting"):
+        checkpoints = Checkpoints(
+            config.checkpoints or folder / "checkpoints",
+            config.checkpoints_kept,
+            config.checkpoints_forever,
+            processes.timeout,
+            lambda text: print(text, file=sys.stderr) if first else None,
+        )
+        state, notes = checkpoints.restore(setup.abstract) or (setup.fresh_state(), {})
+        start = int(state.step)
+    console, metrics = Console(config, start, quiet=not first), Metrics(folder, start, quiet=not first)
+    progress = Progress(setup, notes, console, metrics, processes.timeout)
+    position = notes.get("position", 0)  # how many images all processes together have drawn
+    stream = batches(
+        setup.images, setup.model.shape, setup.tokens, batch=config.batch, seed=config.seed, flip=config.flip,
+        crop=config.crop, start=position, process=jax.process_index(), processes=jax.process_count(),
+        threads=config.threads, workers=config.workers,
+    )  # fmt: skip
+    validation, prompts = setup.validation(), setup.prompts()
+    if peak_flops(jax.devices()[0]) is not None:  # else there is nothing to compare with
+        progress.flops = step_flops(setup.step.lower(state, *setup.abstract_inputs()))  # type: ignore[attr-defined]
+    console.say(_head(setup, start))
+    signals = _catch_signals()
     with console:
         for step in range(start + 1, config.steps + 1):
+            if profile and step - start in _PROFILED:
+                _trace(setup, step - start == _PROFILED[0])
             batch = next(stream)
-            words = jnp.asarray(batch["tokens"]) if "tokens" in batch else None
-            state, metrics = train_step(state, jnp.asarray(normalise(batch["image"])), words)
-            losses.append(metrics["loss"])
-            if step % config.log_every == 0 or step == config.steps:
-                loss = float(jnp.mean(jnp.stack(losses)))
-                seconds, since = time.perf_counter() - since, time.perf_counter()
-                row = {
-                    "step": step,
-                    "loss": loss,
-                    "gradient_norm": float(metrics["gradient_norm"]),
-                    "images_per_second": config.batch * len(losses) / seconds,
-                }
-                losses = []
-                console.log(row)
-                if not np.isfinite(loss):
-                    console.say(f"error: the loss is not finite at step {step}; the newest checkpoint is kept")
-                    return 1
-            last = step == config.steps or bool(interrupted)
-            if held_out is not None and (step % config.validate_every == 0 or step == config.steps):
-                by_level = validation_loss(model, state.ema, held_out, config.seed)
-                console.log({"step": step, "validation": by_level})
-            if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
-                sample_sheet(folder / f"samples-{step:07d}.png", model, state, held_out or images)
-                since = time.perf_counter()
-            if step % config.checkpoint_every == 0 or last:
-                checkpoints.save(state)
-                save(folder / "snapshot", dataclasses.replace(model, params=state.ema))
-            if interrupted:
+            state, found = setup.step(state, *setup.inputs(batch))
+            position += config.batch
+            stops = np.full(jax.local_device_count(), len(signals), np.int32)
+            progress.started(step, found, everyone((batch["undecodable"].astype(np.int32), stops), setup.mesh))
+
+            last = step == config.steps
+            validates = validation is not None and (last or step % config.validate_every == 0)
+            samples = config.sample_every > 0 and (last or step % config.sample_every == 0)
+            saves = last or step % config.checkpoint_every == 0
+            progress.catch_up(0 if validates or samples or saves else _IN_FLIGHT)
+            if progress.failed:
                 break
-    checkpoints.close()
-    if interrupted:
+            with time_limit(processes.timeout, f"what follows step {step}"), progress.paused():
+                if validates:
+                    _validate(step, validation, state, config, console, metrics)
+                if samples:
+                    sheet = sample_sheet(setup.model, (state.params, *state.ema), prompts, setup.mesh)
+                    metrics.picture("samples", np.asarray(sheet), step)
+                    if first:
+                        save_png(folder / f"samples-{step:07d}.png", sheet)
+                if saves or progress.stopping:
+                    checkpoints.save(state, {"position": position, **progress.notes()})
+                    _save_snapshots(setup, state)
+            if progress.stopping:
+                break
+    with time_limit(processes.timeout, "closing the checkpoints"):
+        checkpoints.close()
+    metrics.close()
+    if progress.failed:
+        newest = checkpoints.latest()
+        kept = (
+            "there is no checkpoint"
+            if newest is None
+            else f"the last good checkpoint is {checkpoints.folder / str(newest)}"
+        )
+        print(f"error: {progress.stopping}\n{kept}", file=sys.stderr)
+        return 1
+    if progress.stopping:
         print(f"stopped at step {int(state.step)}; the same command goes on from there", file=sys.stderr)
         return 130
-    print(json.dumps({"steps": int(state.step), "snapshot": str(folder / "snapshot")}))
+    if first:
+        print(json.dumps({"steps": int(state.step), "snapshot": str(folder / "snapshot")}))
     return 0
 
 
+def _head(setup: Setup, start: int) -> str:
+    config, devices = setup.config, setup.mesh.size
+    return (
+        f"{config.name}: {setup.model.parameter_count / 1e6:.2f} M parameters, {len(setup.images.names)} images, steps "
+        f"{start} to {config.steps} of {config.batch} on {devices} device{'s' * (devices > 1)}, in {config.folder}"
+    )
+
+
+def _validate(
+    step: int, validation: Validation, state: TrainState, config: Config, console: Console, metrics: Metrics
+) -> None:
+    """The validation losses of the weights and of each moving average, and whether the first of these lags behind."""
+    weights, averages = validation.loss(state.params), [validation.loss(ema) for ema in state.ema]
+    row = {"step": step, "validation": averages[0], "validation_of_weights": weights}
+    row |= {f"validation_of_ema_{decay:g}": loss for decay, loss in zip(config.ema[1:], averages[1:], strict=True)}
+    metrics.write(row)
+    levels = "  ".join(f"{level}: {loss:.4f}" for level, loss in averages[0].items())
+    console.say(f"step {step}  validation loss of the denoiser by noise level  {levels}")
+    behind = lag(averages[0], weights)
+    if behind is not None:
+        console.say(
+            f"step {step}  warning: the moving average lags behind: its validation loss is {behind:.0%} above that of "
+            f"the weights; it looks back over some {1.0 / (1.0 - config.ema[0]):.0f} steps"
+        )
+
+
+def _save_snapshots(setup: Setup, state: TrainState) -> None:
+    """The moving averages as snapshots: "snapshot", and "snapshot-DECAY" for those after the first."""
+    for number, (decay, ema) in enumerate(zip(setup.config.ema, state.ema, strict=True)):
+        params = fetch(ema, setup.mesh)
+        if jax.process_index() == 0:
+            name = f"snapshot-{decay:g}" if number else "snapshot"
+            save(setup.config.folder / name, dataclasses.replace(setup.model, params=params))
+
+
+def _trace(setup: Setup, begins: bool) -> None:
+    if begins:
+        jax.profiler.start_trace(str(setup.config.folder / "profile"))
+    else:
+        jax.profiler.stop_trace()
+
+
 def _catch_signals() -> list[int]:
-    """A list that fills when the person or the machine asks the run to stop; the step under way is finished."""
+    """A list that fills when the person or the machine asks the run to stop; the steps under way are finished."""
     received: list[int] = []
 
     def note(number: int, _frame: object) -> None:

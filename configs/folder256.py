@@ -1,0 +1,45 @@
+"""Your own folder of images at 256 x 256: the starting point for unlabelled data of that size.
+
+Data     any folder of images; sizes are cropped to a square and resized
+Command  sdejax train configs/folder256.py --data path/to/images
+Cost     not run here; meant for some eight GPUs or TPU cores: one step of 32 images is 2e14 FLOPs (--dry-run says it)
+Result   not run here
+"""
+
+from sdejax.config import Config, OptimiserConfig
+from sdejax.model import Parametrisation
+from sdejax.nn.architecture import NCSNppConfig
+from sdejax.sde import VPSDE
+
+
+def get_config() -> Config:
+    """DDPM++ with FIR resampling on VP, edm's preconditioning, bfloat16, horizontal flips."""
+    return Config(
+        name="folder256",
+        data="data/images",
+        network=NCSNppConfig(
+            shape=(256, 256, 3),
+            channels=128,
+            multipliers=(1, 1, 2, 2, 4, 4),
+            blocks=2,
+            attention=(16, 8),
+            heads=4,
+            fir=True,
+            embedding="fourier",
+            fourier_scale=1.0,
+            dropout=0.0,
+            dtype="bfloat16",
+            remat=True,
+        ),
+        sde=VPSDE(),
+        parametrisation=Parametrisation(prediction="edm", condition="log_level", data_std=0.5),
+        optimiser=OptimiserConfig(learning_rate=1e-4, warmup=5000),
+        batch=32,
+        steps=1_000_000,
+        ema=(0.9999, 0.999),
+        flip=True,
+        validate_every=5000,
+        sample_every=5000,
+        checkpoint_every=5000,
+        checkpoints_forever=100_000,
+    )

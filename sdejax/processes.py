@@ -1,0 +1,106 @@
+"""Several processes as one run: their start, and a limit on every wait of one for the others."""
+
+import contextlib
+import dataclasses
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """How the processes of a run find each other.
+
+    On a TPU pod, under Slurm and under Open MPI nothing need be said. Elsewhere every process is told the coordinator
+    (which is process 0), their number, and its own index, here or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
+    """
+
+    start: Literal["auto", "always", "never"] = "auto"
+    """"auto" looks for signs of several processes in the environment; "always" asks jax to find them out."""
+    coordinator: str = ""
+    """host:port of process 0."""
+    count: int = 0
+    """How many processes there are."""
+    index: int = -1
+    """Which of them this is, from 0."""
+    timeout: int = 300
+    """Seconds, at least 1, that a process waits for the others before it stops."""
+
+
+def start_processes(processes: Processes) -> None:
+    """Join the other processes of the run, where there are any. Call it before jax has touched a device.
+
+    **Raises:** `ValueError` where what is known of them is not enough, or the others do not come within the limit.
+    """
+    coordinator = processes.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    count = processes.count or _number("JAX_NUM_PROCESSES", 0)
+    index = processes.index if processes.index >= 0 else _number("JAX_PROCESS_ID", -1)
+    if processes.timeout < 1:
+        raise ValueError(f"timeout={processes.timeout}: must be at least 1 second")
+    if coordinator and not (":" in coordinator and 0 <= index < count):
+        raise ValueError(
+            f"coordinator={coordinator!r}, count={count}, index={index}: must be host:port, and an index from 0 to "
+            "below the count"
+        )
+    if not coordinator and (processes.start == "never" or (processes.start == "auto" and not _several())):
+        return
+    explicit = (coordinator, count, index) if coordinator else (None, None, None)
+    try:
+        jax.distributed.initialize(
+            *explicit,
+            initialization_timeout=processes.timeout,
+            heartbeat_timeout_seconds=max(10, processes.timeout),
+            shutdown_timeout_seconds=processes.timeout,
+        )
+    except Exception as error:  # jaxlib has several kinds
+        raise ValueError(f"coordinator={coordinator!r}: the processes did not find each other ({error})") from None
+
+
+def _number(name: str, otherwise: int) -> int:
+    text = os.environ.get(name, str(otherwise))
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name}={text!r}: must be a whole number") from None
+
+
+def _several() -> bool:
+    """Whether the environment speaks of several processes that jax can ask about."""
+    environment = os.environ
+    return (
+        len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
+        or len(environment.get("TPU_PROCESS_ADDRESSES", "").split(",")) > 1
+        or "MEGASCALE_COORDINATOR_ADDRESS" in environment
+        or ("SLURM_PROCID" in environment and _number("SLURM_NTASKS", 1) > 1)
+        or _number("OMPI_COMM_WORLD_SIZE", 1) > 1
+    )
+
+
+@contextlib.contextmanager
+def time_limit(seconds: int, what: str) -> Iterator[None]:
+    """End this process, in one sentence, where the body waits longer than `seconds` for the other processes.
+
+    A collective or a barrier cannot be called off from outside, so nothing less would end the wait. A single process
+    waits for nobody and has no limit.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+
+    def stop() -> None:
+        text = f"error: process {jax.process_index()} waited {seconds} seconds for the others: {what}"
+        print(text, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(seconds, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

@@ -1,0 +1,35 @@
+"""A run's metrics as a picture (extra `card`)."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+
+def draw_curves(rows: Sequence[dict[str, Any]]) -> bytes:
+    """A PNG of the training loss, and of the validation loss by noise level where there is any.
+
+    **Raises:** `ValueError` where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ValueError("a card's curves need matplotlib: pip install 'sdejax[card]'") from None
+    validated = [row for row in rows if "validation" in row]
+    figure = Figure(figsize=(10.0 if validated else 5.0, 3.5), dpi=100, layout="constrained")
+    panels = figure.subplots(1, 2 if validated else 1, squeeze=False)[0]
+    losses = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
+    panels[0].plot(*zip(*losses, strict=True), linewidth=0.6)
+    panels[0].set_title("training loss")
+    for level in validated[0]["validation"] if validated else ():
+        curve = [(row["step"], row["validation"][level]) for row in validated]
+        panels[1].plot(*zip(*curve, strict=True), linewidth=1.0, label=level)
+    if validated:
+        panels[1].set_title("validation loss of the denoiser, by noise level")
+        panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True, fontsize="small")
+    for panel in panels:
+        panel.set_yscale("log")
+        panel.set_xlabel("step")
+        panel.grid(alpha=0.3)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,104 @@
+"""From a config to what a run works with: data, a model with fresh parameters, the state on its devices, the step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from sdejax.config import Config
+from sdejax.model import Model
+from sdejax.nn.text import Vocabulary
+from sdejax.parallel import images_sharding, join, place, state_shardings, train_mesh
+from sdejax.training import TrainState, init_state, make_train_step
+from train.data import Images, load, normalise
+from train.sources import open_images
+from train.validation import Validation, whole_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run works with. `tokens` (n, words) are the images' captions, `abstract` is the state's layout."""
+
+    config: Config
+    mesh: Mesh
+    images: Images
+    tokens: np.ndarray | None
+    held_out: Images | None
+    model: Model
+    step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    abstract: TrainState
+
+    def fresh_state(self) -> TrainState:
+        """The state before the first step, on the devices."""
+        params = place(self.model.params, state_shardings(self.model.params, self.mesh))
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.abstract)
+        return jax.jit(lambda params: _init(self.config, params), out_shardings=shardings)(params)
+
+    def inputs(self, batch: dict[str, np.ndarray]) -> tuple[jax.Array, jax.Array | None]:
+        """A batch of this process as the step's arguments, joined with those of the others."""
+        tokens = batch.get("tokens")
+        return join(batch["image"], self.mesh), None if tokens is None else join(tokens, self.mesh)
+
+    def abstract_inputs(self) -> tuple[Any, Any]:
+        """The shapes of `inputs`."""
+        sharding, batch = images_sharding(self.mesh), self.config.batch
+        tokens = None
+        if self.tokens is not None:
+            tokens = jax.ShapeDtypeStruct((batch, self.tokens.shape[1]), self.tokens.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct((batch, *self.model.shape), np.uint8, sharding=sharding), tokens
+
+    def prompts(self) -> list[str] | None:
+        """Captions for sample sheets, of held-out images where there are any."""
+        if self.model.vocabulary is None:
+            return None
+        return list((self.held_out or self.images).captions)
+
+    def validation(self, count: int = 256) -> Validation | None:
+        """The first held-out images, as many as `count` or fewer."""
+        if self.held_out is None:
+            return None
+        chosen = whole_rows(len(self.held_out.names), count, self.mesh.size)
+        pixels = load(self.held_out, chosen, self.model.shape, self.config.crop)
+        captions = tuple(self.held_out.captions[i] for i in chosen)
+        return Validation(self.model, self.mesh, normalise(pixels), captions, self.config.seed)
+
+
+def _init(config: Config, params: Any) -> TrainState:
+    return init_state(params, config.optimiser.make(config.steps), len(config.ema))
+
+
+def set_up(config: Config) -> Setup:
+    """Open the data and make the model and its step.
+
+    **Raises:** `ValueError` where the config, the data and the devices do not fit together.
+    """
+    mesh = train_mesh(config.fsdp)
+    if config.batch % (config.accumulate * mesh.size):
+        raise ValueError(
+            f"batch={config.batch}: must be a multiple of {config.accumulate * mesh.size}, "
+            f"the number of devices ({mesh.size}) times accumulate ({config.accumulate})"
+        )
+    columns = {"image_column": config.image_column, "caption_column": config.caption_column}
+    columns |= {"captioned": config.captions, "cache": config.folder}
+    images = open_images(config.data, **columns)
+    held_out = open_images(config.validation, **columns) if config.validation else None
+    vocabulary = Vocabulary.of(list(images.captions)) if config.captions else None
+    network, tokens = config.network, None
+    if vocabulary is not None:
+        network = dataclasses.replace(network, vocabulary=vocabulary.size, words=vocabulary.length)
+        tokens = vocabulary.encode(list(images.captions))
+    model = Model.create(network, config.sde, config.parametrisation, config.seed, vocabulary)
+    step = make_train_step(
+        model.graph, config.sde, config.parametrisation, config.objective, config.optimiser.make(config.steps),
+        config.ema, config.seed, accumulate=config.accumulate, mesh=mesh,
+    )  # fmt: skip
+    shapes = jax.eval_shape(lambda params: _init(config, params), model.params)
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
+    return Setup(config, mesh, images, tokens, held_out, model, step, abstract)
