@@ -131,7 +131,7 @@ def demand(size: int, calls: int) -> tuple[int, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each row is drawn from")
     parser.add_argument("--count", type=int, default=256, help="how many pictures of each kind")
     parser.add_argument("--sizes", type=int, nargs="*", default=[32, 64, 256], help="whose training step is timed")

@@ -19,7 +19,7 @@ value, with r = (s^2 + tau_T) / (s^2 + tau_0).
 import dataclasses
 import math
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import diffrax
 import jax
@@ -102,23 +102,18 @@ def log_likelihood(
             raise ValueError(f"{name}={tolerance}: must be above 0 and finite")
     level = math.sqrt(sde.tau_min) if level is None else level
     _check_level(sde, level)
-    found: Likelihood = _log_likelihood(
-        denoiser,
-        tuple(np.float32(x) if isinstance(x, float) else x for x in (level, rtol, atol)),
-        images,
-        keys,
-        sde,
-        0 if divergence == "exact" else probes,
-        max_steps,
-        mesh_of(keys),
-    )
-    if not isinstance(found.value, Tracer):
-        finite = jnp.isfinite(found.value)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"max_steps={max_steps}, rtol={rtol}, atol={atol}: image {int(finite.argmin())} did not come to the end; "
-                "allow more steps or larger tolerances, and see that the image and the denoiser are finite"
-            )
+    numbers = tuple(np.float32(x) if isinstance(x, float) else x for x in (level, rtol, atol))
+    used = 0 if divergence == "exact" else probes
+    found = cast(Likelihood, _log_likelihood(denoiser, numbers, images, keys, sde, used, max_steps, mesh_of(keys)))
+    if isinstance(found.value, Tracer):
+        return found
+    finite = jnp.isfinite(found.value)
+    if not bool(finite.all()):
+        first = int(finite.argmin())
+        raise ValueError(
+            f"max_steps={max_steps}, rtol={rtol}, atol={atol}: image {first} did not come to the end; allow more steps "
+            "or larger tolerances, and see that the image and the denoiser are finite"
+        )
     return found
 
 

@@ -280,6 +280,25 @@ def test_a_process_has_no_level_below_its_own():
         sj.bits_per_dimension(sj.GaussianDenoiser(sde), sde, x, KEYS[:4])
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """Not a number at the larger half of the times."""
+
+    def __call__(self, t, x):
+        return jnp.where(t < 0.5, 0.0 * x, jnp.nan)
+
+
+def test_what_is_not_a_number_is_an_error_and_soon():
+    x = jnp.zeros((4, 3))
+    with pytest.raises(ValueError, match="image 0 did not come to the end"):
+        sj.log_likelihood(Broken(), SDE, x, KEYS[:4])
+    for denoiser, images in ((Broken(), x), (sj.GaussianDenoiser(SDE), x.at[2].set(jnp.nan))):
+        found = jax.jit(lambda d, x: sj.log_likelihood(d, SDE, x, KEYS[:4]))(denoiser, images)
+        # Refused steps shrink by 5, and 10 of them are below float32; else there would be max_steps of them, 24,577.
+        assert bool(jnp.isnan(found.value[2])) and int(found.evaluations[2]) < 400
+
+
 def test_inside_a_program_of_ones_own_what_failed_is_nan():
     value = jax.jit(lambda x: sj.log_likelihood(sj.GaussianDenoiser(SDE), SDE, x, KEYS[:4], max_steps=3).value)
     assert bool(jnp.isnan(value(jnp.zeros((4, 3)))).all())

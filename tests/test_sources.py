@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import shutil
+import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -34,7 +36,10 @@ FORMATS = (
 def _write_zip(path, files, method, extra):
     with zipfile.ZipFile(path, "w", method) as packed:
         for name, data in [*files, *extra]:
-            packed.writestr(name, data)
+            member = zipfile.ZipInfo(name)
+            member.compress_type = method
+            member.extra = b"\xfe\xca\x04\x00more"  # as other programs keep times and owners
+            packed.writestr(member, data)
 
 
 def _write_tar(path, files):
@@ -142,6 +147,7 @@ def test_an_image_is_found_by_its_name(formats):
     assert names["folder"] == FILES[7]
     assert names["sidecars"] == f"a/{FILES[7]}"
     assert names["zip of a folder"] == f"folder.zip:emoji/{FILES[7]}"
+    assert names["tar"] == f"all.tar:{FILES[7]}"
     assert names["shards"] == f"0001.tar:{FILES[7]}"
     assert names["parquet"] == "train-00001-of-00002.parquet:1"
 
@@ -156,6 +162,9 @@ def test_a_set_may_lack_some_captions(tmp_path):
         shutil.copy(EMOJI / name, tmp_path)
     (tmp_path / FILES[1]).with_suffix(".txt").write_text("a caption")
     assert list(open_images(tmp_path, captioned=True).captions) == ["", "a caption", ""]
+    some = _table(FILES[:3]).set_column(2, "caption", pa.array([None, "a caption", ""]))
+    _write_arrow(tmp_path / "x.arrow", some)
+    assert list(open_images(tmp_path / "x.arrow", captioned=True).captions) == ["", "a caption", ""]
 
 
 def test_what_is_no_image_of_the_set_is_left_out(tmp_path):
@@ -166,7 +175,11 @@ def test_what_is_no_image_of_the_set_is_left_out(tmp_path):
     _write_tar(tmp_path / "x.tar", [(name, data) for name in names])
     kept = [f"x.tar:{name}" for name in ("a.png", "b.1.png", "b.2.png", "d/c.png")]
     assert list(open_images(tmp_path / "x.tar").names) == kept
-    (tmp_path / "tables").mkdir()
+    for name in ("tree/.x", "tree/d", "tables"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in (".x/c.png", "d/c.png", "d/._c.png", "d/notes.txt"):
+        (tmp_path / "tree" / name).write_bytes(data)
+    assert list(open_images(tmp_path / "tree").names) == ["d/c.png"]
     for name in ("data.arrow", "cache-0123.arrow"):
         _write_arrow(tmp_path / "tables" / name, _table(FILES[:2]))
     assert list(open_images(tmp_path / "tables").names) == ["data.arrow:0", "data.arrow:1"]
@@ -183,31 +196,42 @@ def _cached(cache):
 
 def test_parquet_is_unpacked_once(tmp_path):
     source, cache = tmp_path / "x.parquet", tmp_path / "new/cache"
-    pq.write_table(_table(FILES), source)
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(_table(FILES), source, **plain)
     open_images(source, cache=cache)
-    first = _cached(cache)
+    first, size = _cached(cache), source.stat().st_size
     open_images(source, cache=cache)
     assert _cached(cache) == first
     assert len(first) == 1
-    pq.write_table(_table(FILES[::-1]), source)  # of the same size: only the time tells
+    pq.write_table(_table(FILES[::-1]), source, **plain)
+    assert source.stat().st_size == size  # only the time tells
     assert open_images(source, cache=cache).read(0) == (EMOJI / FILES[-1]).read_bytes()
 
 
 def test_a_killed_unpacking_leaves_nothing_that_is_used(tmp_path):
+    # The system kills the process when it has written 8 kB of some 20. What it leaves is not taken for the whole; it
+    # may be another process's work under way, until nobody has written to it for long.
     source, cache = tmp_path / "x.parquet", tmp_path / "cache"
     pq.write_table(_table(FILES), source)
-    open_images(source, cache=cache)
-    (name,) = _cached(cache)
-    whole = (cache / name).read_bytes()
-    (cache / name).unlink()
-    old, young = (cache / f".{name.removesuffix('.arrow')}.{age}.part" for age in ("old", "young"))
-    for path in (old, young):
-        path.write_bytes(whole[:1000])
-    os.utime(old, (time.time() - 86400.0,) * 2)
-    assert open_images(source, cache=cache).read(3) == (EMOJI / FILES[3]).read_bytes()
-    assert (cache / name).read_bytes() == whole
-    assert young.exists()  # another process may be at work on it
-    assert not old.exists()
+    code = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from train.sources import open_images\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_DFL)\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (0, 0))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))\n"
+        "open_images(sys.argv[1], cache=Path(sys.argv[2]))\n"
+    )
+    command = [sys.executable, "-c", code, str(source), str(cache)]
+    done = subprocess.run(command, cwd=EMOJI.parents[1], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGXFSZ, done.stderr.decode()
+    (left,) = cache.iterdir()
+    for age, stays in ((0.0, True), (86400.0, False)):
+        os.utime(left, (time.time() - age,) * 2)
+        assert open_images(source, cache=cache).read(11) == (EMOJI / FILES[11]).read_bytes()
+        assert left.exists() == stays
+        (whole,) = cache.glob("*.arrow")
+        whole.unlink()
 
 
 def test_unpacking_that_fails_leaves_nothing(tmp_path):
@@ -279,6 +303,12 @@ def _differing(folder):
     return folder / "x"
 
 
+def _differing_types(folder):
+    _packed("x/a.arrow")(folder)
+    _write_arrow(folder / "x/b.arrow", _table(FILES, binary=True).rename_columns(["text", "image"]))
+    return folder / "x"
+
+
 @pytest.mark.parametrize(
     ("make", "options", "said"),
     [
@@ -307,6 +337,7 @@ def _differing(folder):
             "caption_column='label': has the type int64, must hold strings",
         ),
         (_differing, {}, "'b.arrow' has other columns than 'a.arrow'"),
+        (_differing_types, {}, "'b.arrow' has other columns than 'a.arrow'"),
         (_splits, {}, "holds the splits test and train; name the files of one, as in '*test*'"),
         (_packed("x.zip"), {"captioned": True}, "has no captions; they must be in a captions.jsonl"),
         (_packed("x.tar"), {"captioned": True}, "has no captions"),
@@ -339,3 +370,12 @@ def test_a_damaged_image_in_an_archive_is_that_image_alone(tmp_path):
     with pytest.raises(ValueError, match="damaged"):
         images.read(0)
     Image.open(io.BytesIO(images.read(1))).load()
+
+
+def test_an_archive_that_is_cut_short_during_a_run_is_noticed(formats, tmp_path):
+    # Rejects half an image, of which some decoders make a picture.
+    shutil.copy(formats[1]["tar"], tmp_path / "x.tar")
+    images = open_images(tmp_path / "x.tar")
+    os.truncate(tmp_path / "x.tar", 5000)
+    with pytest.raises(ValueError, match="cut short"):
+        images.read(8)

@@ -1,19 +1,24 @@
 """The training program on a dozen committed emoji: runs that are stopped, killed, spread out, and broken."""
 
+import dataclasses
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdejax.checkpoint import load_snapshot
 from sdejax.cli import main
+from sdejax.config import load_config
 from tests.train_run import EMOJI, finish, free_port, losses, rows, start, write_config
 from train.emoji import held_out, read_emoji_test
+from train.setup import set_up
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +26,8 @@ def whole(tmp_path_factory):
     """A run of 20 steps that nothing disturbs, on one device."""
     folder = tmp_path_factory.mktemp("whole")
     config = write_config(folder, "run")
-    said = finish(start(config, "--sample-every", "20", "--validate-every", "10", "--ema", "0.9", "0.99", "--profile"))
+    words = ["--sample-every", "20", "--validation", str(EMOJI), "--validate-every", "10", "--ema", "0.9", "0.99"]
+    said = finish(start(config, *words, "--profile"))
     return folder / "run", said
 
 
@@ -119,13 +125,14 @@ def test_the_config_beside_a_run_is_that_run(whole):
     # The words on its command line are in it, too. Rejects tuples that come back as lists, and a process that is lost.
     given = load_config(whole[0].with_suffix(".py"))
     kept = load_config(whole[0] / "config.json")
-    assert kept == dataclasses.replace(given, sample_every=20, validate_every=10, ema=(0.9, 0.99))
+    words = {"sample_every": 20, "validation": str(EMOJI), "validate_every": 10, "ema": (0.9, 0.99)}
+    assert kept == dataclasses.replace(given, **words)
     hash(kept)
 
 
 def test_a_dry_run_says_what_a_run_takes_and_trains_nothing(tmp_path, capsys):
     config = write_config(tmp_path, "dry")
-    assert main(["train", str(config), "--dry-run", "--fsdp", "2", "--network.remat"]) == 0
+    assert main(["train", str(config), "--dry-run", "--fsdp", "2"]) == 0
     said = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert not (tmp_path / "dry").exists()
     assert said["steps per epoch"] == "1.5"  # 12 images, 8 a step

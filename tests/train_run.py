@@ -15,8 +15,8 @@ from sdejax.nn.architecture import NCSNppConfig
 
 def get_config():
     network = NCSNppConfig(shape=(8, 8, 3), channels=48, multipliers=(1,), blocks=1, attention=(), text_width=8)
-    return Config(name="tiny", data={data!r}, validation={data!r}, captions=True, out={out!r}, network=network, batch=8,
-                  steps=20, optimiser=OptimiserConfig(learning_rate=1e-3, warmup=5), flip=True, log_every=1,
+    return Config(name="tiny", data={data!r}, captions=True, out={out!r}, network=network, batch=8, steps=20,
+                  optimiser=OptimiserConfig(learning_rate=1e-3, warmup=5), flip=True, log_every=1,
                   validate_every=100, sample_every=0, checkpoint_every=5)
 """
 

@@ -45,7 +45,8 @@ def decode(
         with Image.open(io.BytesIO(data)) as image:
             # A JPEG is shrunk to a half or a quarter as it is decoded, in a fraction of the time, but not below three
             # times the size, so that Lanczos has its say. (A column of less than a pixel shifts it by 1/8 at most.)
-            image.draft(None, (3 * max(height, width),) * 2)
+            side = 3 * max(height, width)
+            image.draft(None, (side, side))
             image.load()
             image = _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", 255)
     except Exception as error:  # a damaged file makes Pillow raise almost anything
@@ -101,16 +102,10 @@ def _epoch(number: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, number]).permutation(count)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Order(grain.transforms.Map):
-    """A position to the index of its image. (grain's own shuffle takes milliseconds an image in a set of a dozen.)"""
-
-    count: int
-    seed: int
-
-    def map(self, element: int) -> int:
-        epoch, place = divmod(element, self.count)
-        return int(_epoch(epoch, self.count, self.seed)[place])
+def _index(position: int, count: int, seed: int) -> int:
+    """Whose turn it is. (grain's own shuffle takes milliseconds an image in a set of a dozen.)"""
+    epoch, place = divmod(position, count)
+    return int(_epoch(epoch, count, seed)[place])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +183,8 @@ def batches(
         raise ValueError(f"batch={batch}: must be a multiple of the number of processes, {processes}")
     small = crop != "random" and len(images.names) * int(np.prod(shape)) * max(1, workers) < _CACHE_BYTES
     draw = _Draw(images, shape, tokens, flip, crop, {} if small else None)
-    positions = grain.MapDataset.range(sys.maxsize).seed(seed).map(_Order(len(images.names), seed)).random_map(draw)
+    index = functools.partial(_index, count=len(images.names), seed=seed)
+    positions = grain.MapDataset.range(sys.maxsize).seed(seed).map(index).random_map(draw)
     rows = grain.MapDataset.select_from_datasets([positions], _Rows(start, batch, process, processes))
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     stream = rows.batch(batch // processes, drop_remainder=True).to_iter_dataset(reading)

@@ -149,7 +149,9 @@ def _save_snapshots(setup: Setup, state: TrainState) -> None:
 
 def _trace(setup: Setup, begins: bool) -> None:
     if begins:
-        jax.profiler.start_trace(str(setup.config.folder / "profile"))
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # what the devices do, not every call in this program
+        jax.profiler.start_trace(str(setup.config.folder / "profile"), profiler_options=options)
     else:
         jax.profiler.stop_trace()
 

@@ -231,7 +231,7 @@ def _tar_members(archive: str) -> Iterator[tuple[str, Place]]:
     try:
         with tarfile.open(archive, "r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # or every header ever read stays in memory
+                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # or all headers stay in memory
                 if member.isreg():
                     yield member.name, Place(member.offset_data, member.size, _TAR)
             end = tar.offset

@@ -117,11 +117,10 @@ def _map(file: str) -> Any:
 def _column(files: Sequence[str], name: str) -> Any:
     """A column of all files as one; of images that are structs, their bytes."""
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
-    import pyarrow.compute as pc  # pyright: ignore[reportMissingImports]
 
     columns = [_map(file).column(name) for file in files]
     whole = pa.chunked_array([chunk for column in columns for chunk in column.chunks], columns[0].type)
-    return pc.struct_field(whole, "bytes") if pa.types.is_struct(whole.type) else whole
+    return whole.flatten()[whole.type.get_field_index("bytes")] if pa.types.is_struct(whole.type) else whole
 
 
 def _payload(kind: Any) -> Any:
