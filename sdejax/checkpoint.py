@@ -148,7 +148,7 @@ class Checkpoints:
         notes, state, wrong = {}, {}, ""
         try:
             notes = dict(self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"])
-            notes["arrays"], notes["fingerprint"]
+            wrong = "" if {"arrays", "fingerprint"} <= set(notes) else "its notes are not whole"
         except Exception as error:  # what a library makes of damaged files is any kind of exception
             wrong = f"its notes cannot be read: {_first_line(error)}"
         if not wrong and notes["arrays"] != _described(wanted):

@@ -170,7 +170,7 @@ def sde_to_json(sde: SDE) -> dict[str, Any]:
 
 def sde_from_json(data: dict[str, Any]) -> SDE:
     """The inverse of `sde_to_json`."""
-    data = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    data = _tuples(data)
     name = data.pop("class")
     for cls in _SDES:
         if cls.__name__ == name:
@@ -195,12 +195,9 @@ def architecture_from_json(
     data: dict[str, Any],
 ) -> tuple[NCSNppConfig, SDE, Parametrisation, Vocabulary | None]:
     """The inverse of `architecture_to_json`."""
-    network: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in data["network"].items()
-    }
     words = data["vocabulary"]
     return (
-        NCSNppConfig(**network),
+        NCSNppConfig(**_tuples(data["network"])),
         sde_from_json(data["sde"]),
         Parametrisation(**data["parametrisation"]),
         None if words is None else Vocabulary(tuple(words["words"]), words["length"]),
@@ -214,8 +211,12 @@ def config_to_json(config: Config) -> str:
 
 def config_from_json(data: dict[str, Any]) -> Config:
     """The inverse of `config_to_json`, once it is parsed."""
-    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
-    network = {key: tuple(value) if isinstance(value, list) else value for key, value in fields["network"].items()}
     parts = {"parametrisation": Parametrisation, "objective": Objective, "optimiser": OptimiserConfig}
-    made = {name: part(**fields[name]) for name, part in parts.items()}
-    return Config(**{**fields, **made, "network": NCSNppConfig(**network), "sde": sde_from_json(fields["sde"])})
+    fields = _tuples(data) | {name: part(**data[name]) for name, part in parts.items()}
+    network = NCSNppConfig(**_tuples(data["network"]))
+    return Config(**{**fields, "network": network, "sde": sde_from_json(data["sde"])})
+
+
+def _tuples(data: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where these dataclasses have tuples."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}

@@ -331,17 +331,20 @@ def test_a_set_without_one_sound_image_stops(tmp_path):
         next(batches(open_images(tmp_path), SHAPE, None, batch=2, seed=0))
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 def test_a_damaged_file_is_a_value_error_whatever_pillow_makes_of_it():
-    # Every tenth byte of a PNG, a GIF, a TIFF and a WebP is spoilt in turn; Pillow raises a dozen kinds of errors.
-    picture = _scene((24, 16))
+    # Up to three bytes of the head of a file are spoilt, of a fifth of them the end is lost. Pillow raises five kinds
+    # of errors, among them SyntaxError and, for headers that tell of vast images, DecompressionBombError.
     random = np.random.default_rng(0)
-    for kind in ("PNG", "GIF", "TIFF", "WEBP", "BMP"):
+    for kind in ("PNG", "BMP"):
         buffer = io.BytesIO()
-        picture.save(buffer, kind)
-        for place in range(0, min(600, len(buffer.getvalue())), 10):
+        _scene((24, 16)).save(buffer, kind)
+        for number in range(600):
             data = bytearray(buffer.getvalue())
-            data[place : place + 10] = random.bytes(10)
+            for _ in range(random.integers(1, 4)):
+                data[random.integers(200)] = random.integers(256)
+            if number % 5 == 0:
+                data = data[: random.integers(len(data))]
             with contextlib.suppress(ValueError):
                 decode(bytes(data), (8, 8, 3))
 

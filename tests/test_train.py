@@ -83,6 +83,7 @@ def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
         finish(start(write_config(tmp_path, name), *words, devices=devices))
     config, port = write_config(tmp_path, "processes"), free_port()
     told = ["--processes.coordinator", f"127.0.0.1:{port}", "--processes.count", "2", "--fsdp", "2"]
+    told += ["--sample-every", "20", "--validation", str(EMOJI)]  # which need every process, too
     both = [start(config, *told, "--processes.index", str(index), devices=2) for index in (0, 1)]
     for process in both:
         finish(process)
@@ -92,6 +93,9 @@ def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
         found = losses(tmp_path / name)
         assert sorted(found) == sorted(expected)
         np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5, err_msg=name)
+    validated = [row["validation"] for row in (rows(whole[0])[-1], rows(tmp_path / "processes")[-1])]
+    np.testing.assert_allclose(list(validated[1].values()), list(validated[0].values()), rtol=1e-4)
+    assert (tmp_path / "processes" / "samples-0000020.png").is_file()
 
 
 def test_a_process_does_not_wait_for_ever(tmp_path):

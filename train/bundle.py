@@ -83,7 +83,7 @@ def nearest_training_images(setup: Setup, samples: np.ndarray) -> Nearest:
     if setup.held_out is not None:
         few = range(min(len(samples), len(setup.held_out.names)))
         held_out = _nearest(to_array(load(setup.held_out, few, setup.model.shape, setup.config.crop)), training)[1]
-    return Nearest(training[index], [setup.images.captions[i] for i in index], distances, held_out)
+    return Nearest(training[index], [str(setup.images.captions[i]) for i in index], distances, held_out)
 
 
 def _nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -73,14 +73,14 @@ def run(config: Config, processes: Processes = Processes(), dry_run: bool = Fals
             progress.started(step, found, everyone((batch["undecodable"].astype(np.int32), stops), setup.mesh))
 
             last = step == config.steps
-            validates = validation is not None and (last or step % config.validate_every == 0)
+            validates = last or step % config.validate_every == 0
             samples = config.sample_every > 0 and (last or step % config.sample_every == 0)
             saves = last or step % config.checkpoint_every == 0
             progress.catch_up(0 if validates or samples or saves else _IN_FLIGHT)
             if progress.failed:
                 break
             with time_limit(processes.timeout, f"what follows step {step}"), progress.paused():
-                if validates:
+                if validates and validation is not None:
                     _validate(step, validation, state, config, console, metrics)
                 if samples:
                     sheet = sample_sheet(setup.model, (state.params, *state.ema), prompts, setup.mesh)

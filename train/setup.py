@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -62,7 +63,7 @@ class Setup:
             return None
         chosen = whole_rows(len(self.held_out.names), count, self.mesh.size)
         pixels = load(self.held_out, chosen, self.model.shape, self.config.crop)
-        captions = tuple(self.held_out.captions[i] for i in chosen)
+        captions = tuple(str(self.held_out.captions[i]) for i in chosen)
         return Validation(self.model, self.mesh, normalise(pixels), captions, self.config.seed)
 
 
@@ -81,10 +82,13 @@ def set_up(config: Config) -> Setup:
             f"batch={config.batch}: must be a multiple of {config.accumulate * mesh.size}, "
             f"the number of devices ({mesh.size}) times accumulate ({config.accumulate})"
         )
-    columns = {"image_column": config.image_column, "caption_column": config.caption_column}
-    columns |= {"captioned": config.captions, "cache": config.folder}
-    images = open_images(config.data, **columns)
-    held_out = open_images(config.validation, **columns) if config.validation else None
+    opened = partial(
+        open_images,
+        captioned=config.captions,
+        image_column=config.image_column,
+        caption_column=config.caption_column,
+    )
+    images, held_out = opened(config.data), opened(config.validation) if config.validation else None
     vocabulary = Vocabulary.of(list(images.captions)) if config.captions else None
     network, tokens = config.network, None
     if vocabulary is not None:

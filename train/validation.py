@@ -57,7 +57,7 @@ class Validation:
         for i, level in enumerate(LEVELS):
             key = jax.random.fold_in(jax.random.key(self.seed), i)
             noise = place(jax.random.normal(key, self.images.shape), sharding)
-            time = np.asarray(self.model.sde.time(np.float32(level**2)))
+            time: Any = np.asarray(self.model.sde.time(np.float32(level**2)))  # the same on every process
             losses[str(level)] = float(_denoiser_error(denoiser, self.model.sde, time, images, noise))
         return losses
 
