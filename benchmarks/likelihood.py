@@ -3,7 +3,7 @@
 By the probability-flow ODE with one Rademacher probe an image (`sdejax.bits_per_dimension`), given the images' own
 captions and without; with `--train FOLDER` also of as many images that the model was trained on. A folder has images
 and a `captions.jsonl`, as `python -m train.emoji` writes them; `--count` of its images are taken, evenly spread.
-Held-out captions have words that the model does not know, and reads as unknown.
+Held-out captions may have words that the model does not know; it reads them as unknown.
 """
 
 import dataclasses

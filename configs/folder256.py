@@ -2,7 +2,7 @@
 
 Data     any folder of images; sizes are cropped to a square and resized
 Command  sdejax train configs/folder256.py --data path/to/images
-Cost     not run here; meant for some eight GPUs or TPU cores: one step of 32 images is 2e14 FLOPs (--dry-run says it)
+Cost     not run here; meant for some eight GPUs or TPU cores: a step is 6e13 FLOPs (--dry-run says it)
 Result   not run here
 """
 

@@ -83,9 +83,12 @@ def test_a_batch_is_its_position(emoji):
 
 
 def test_a_position_may_be_far(emoji):
-    # A run of a billion steps. Rejects positions in 32 bits, and lists of the positions before.
-    far = 4 * 10**12 + 8
-    np.testing.assert_array_equal(_draw(emoji, 2, start=far)["tokens"], _draw(emoji, 3, start=far - 4)["tokens"][4:])
+    # A run of a billion steps of 4096. Rejects positions in 31 or 32 bits, and lists of the positions before.
+    far = 2**42 + 8
+    drawn = _draw(emoji, 6, start=far)["tokens"]
+    np.testing.assert_array_equal(drawn, _draw(emoji, 7, start=far - 4)["tokens"][4:])
+    for bits in (31, 32):
+        assert (drawn != _draw(emoji, 6, start=far % 2**bits)["tokens"]).any()
 
 
 def test_every_epoch_is_a_permutation_of_its_own(emoji):
@@ -152,7 +155,8 @@ def test_workers_do_not_outlive_the_run(tmp_path):
         "from train.data import batches\n"
         "from train.sources import open_images\n"
         "if __name__ == '__main__':\n"
-        "    next(batches(open_images(sys.argv[1]), (8, 8, 3), None, batch=4, seed=0, workers=1))\n"
+        "    stream = batches(open_images(sys.argv[1]), (8, 8, 3), None, batch=4, seed=0, workers=1)\n"
+        "    next(stream)\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     (tmp_path / "run.py").write_text(code)
@@ -213,6 +217,15 @@ def test_random_crops_reach_every_offset_alike(across):
         assert (cropped[offsets == offset] == window).all()
     counts = np.bincount(offsets, minlength=6)
     assert (np.square(counts - 300.0) / 300.0).sum() < 27.0
+
+
+def test_what_is_mirrored_and_how_it_is_cropped_have_nothing_to_do_with_each_other():
+    # Offsets 0 to 5 have the variance 35/12: over 1800 positions, offset times sign is 0 +- 72. Rejects one draw for
+    # both.
+    wide = np.tile(np.arange(9, dtype=np.uint8) * 20, (4, 1))
+    row = _draw_one(wide, (4, 4, 1), 1800, seed=0, crop="random", flip=True)[:, 0, :, 0].astype(int)
+    signs = np.sign(row[:, 1] - row[:, 0])
+    assert abs((signs * (row.min(axis=1) / 20 - 2.5)).sum()) < 4 * 72
 
 
 @pytest.mark.parametrize("size", [(97, 33), (33, 97), (640, 481), (64, 64), (7, 1001), (1, 1)])

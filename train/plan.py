@@ -25,14 +25,14 @@ def describe(setup: Setup) -> str:
         "held-out images": "none" if setup.held_out is None else str(len(setup.held_out.names)),
         "steps": f"{config.steps} of {config.batch} images, {config.steps * config.batch / images:.1f} epochs",
         "steps per epoch": f"{images / config.batch:.1f}",
-        "devices": f"{mesh.size} x {jax.devices()[0].device_kind} in {jax.process_count()} processes, "
+        "devices": f"{mesh.size} x {jax.devices()[0].device_kind} of {jax.process_count()} process(es): "
         + ", ".join(f"{axis} {size}" for axis, size in mesh.shape.items()),
         "state per device": f"{state / 2**20:.1f} MiB (parameters, {len(config.ema)} moving averages, optimiser)",
         "memory per device": "not told by this backend"
         if memory is None
         else f"{_peak_bytes(memory) / 2**20:.1f} MiB (state, batch, and what a step computes)",
         "FLOPs per step": "not told by this backend" if flops is None else f"{flops:.3e}",
-        "shortest step": "unknown: the device's peak is"
+        "shortest step": "unknown, as is the device's peak"
         if flops is None or peak is None
         else f"{flops / (peak * mesh.size):.4f} s at the devices' peak",
         "sharding": f"images over all {mesh.size} devices; {len(spread)} of {len(leaves)} arrays of parameters "

@@ -13,7 +13,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -134,14 +134,17 @@ def open_images(
 
 def _open(path: Path, captioned: bool, image_column: str, caption_column: str, cache: Path | None) -> Images:
     if path.is_dir():
-        listed = list(_walk(path))
-        images = sorted(name for name in listed if _suffix(name) in SUFFIXES)
-        kind = next((kind for kind in _KINDS if any(_suffix(name) == kind for name in listed)), "")
+        listed: dict[str, list[str]] = {}
+        for name in _walk(path):
+            listed.setdefault(_suffix(name), []).append(name)
+        images = sorted(name for suffix in SUFFIXES for name in listed.get(suffix, ()))
+        kind = next((kind for kind in _KINDS if kind in listed), "")
         if images or not kind:
-            _refuse_compressed([] if images else listed)
-            captions = _captions(images, set(listed) if captioned else (), lambda name: (path / name).read_bytes())
+            names = {name for group in listed.values() for name in group}
+            _refuse_compressed(() if images else names)
+            captions = _captions(images, names if captioned else (), lambda name: (path / name).read_bytes())
             return Files(str(path), tuple(images), captions)
-        base, found = str(path), [str(path / name) for name in listed if _suffix(name) == kind]
+        base, found = str(path), [str(path / name) for name in listed[kind]]
     else:
         found = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
         if not found:
@@ -160,7 +163,7 @@ def _open(path: Path, captioned: bool, image_column: str, caption_column: str, c
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    return name[name.rfind(".") :].lower()
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -181,7 +184,7 @@ def _is_leftover(name: str) -> bool:
     return name.rpartition("/")[2].startswith("cache-") and _suffix(name) == ".arrow"
 
 
-def _refuse_compressed(names: Sequence[str]) -> None:
+def _refuse_compressed(names: Collection[str]) -> None:
     found = next((os.path.basename(name) for name in sorted(names) if _COMPRESSED.search(name)), None)
     if found is not None:
         raise ValueError(f"{found!r} is a compressed tar file, which has no random access; unpack it to .tar")
@@ -256,9 +259,11 @@ def _zip_members(archive: str) -> Iterator[tuple[str, Place]]:
         yield member.filename, Place(member.header_offset, member.compress_size, how[member.compress_type])
 
 
-def _captions(names: Sequence[str], listed: Container[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
+def _captions(names: Sequence[str], listed: Collection[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
     """The caption of each image from the files that are `listed` beside them; "" where there is none."""
-    folders = names[0].split("/")[:-1] if names else []
+    if not names or not listed:
+        return ("",) * len(names)
+    folders = names[0].split("/")[:-1]
     for depth in range(len(folders) + 1):  # a packed folder may lie inside of its archive as a folder
         top = "".join(folder + "/" for folder in folders[:depth])
         if top + LISTING in listed and names[-1].startswith(top):
