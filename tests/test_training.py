@@ -1,6 +1,7 @@
 """The objective and the training step against what theory says of them."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from sdejax.denoiser import denoised, target
 from sdejax.images import to_array
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.text import EMPTY, UNKNOWN
+from sdejax.parallel import images_sharding, place, state_shardings, train_mesh
 from sdejax.training import Objective, drop_text, init_state, make_train_step, score_matching_loss
 from tests.tiny import CONFIG, VOCABULARY, tiny_model
 
@@ -269,3 +271,31 @@ def test_each_decay_has_an_average_of_its_own():
 def test_an_objective_out_of_range_is_named(field, value):
     with pytest.raises(ValueError, match=f"{field}={value!r}: must be"):
         Objective(**{field: value})
+
+
+COLLECTIVE = re.compile(r" = (.*) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_a_step_over_devices_communicates_parameters_and_no_images(fsdp):
+    """No array that travels between devices is larger than the largest parameter; those of the images are larger.
+
+    Rejects a partitioner that gathers the batch, which gives the same numbers and no speed.
+    """
+    config = dataclasses.replace(SMALL, channels=48)
+    model, mesh = tiny_model(config), train_mesh(fsdp)
+    assert mesh.size == 4
+    optimiser = optax.adam(1e-3)
+    step = make_train_step(model.graph, model.sde, model.parametrisation, Objective(), optimiser, 0.9, 5, mesh=mesh)
+    state = init_state(model.params, optimiser)
+    state = place(state, state_shardings(state, mesh))
+    images = place(np.zeros((128, *config.shape), np.uint8), images_sharding(mesh))
+    program = step.lower(state, images, None).compile().as_text()
+    sizes = [
+        int(np.prod([int(n) for n in dims.split(",") if n]))
+        for shapes in COLLECTIVE.findall(program)
+        for dims in re.findall(r"\w+\[([\d,]*)\]", shapes)
+    ]
+    largest = max(leaf.size for leaf in jax.tree.leaves(model.params))
+    assert largest < 128 * 8 * 8 * 48 / 4
+    assert max(sizes) == largest
