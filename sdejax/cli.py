@@ -286,6 +286,8 @@ def _env(command: Env) -> int:
 _OPTIONAL = {
     "torch": "reading .pth, .ckpt and .bin files, pip install sdejax[torch]",
     "huggingface_hub": "hf:// addresses, sdejax[hub]",
+    "pyarrow": "training on parquet and arrow files, sdejax[data]",
+    "matplotlib": "the curves of a bundled snapshot's card, sdejax[card]",
     "diffusers": "make parity and benchmarks/network.py, sdejax[bench]",
     "pytest": "tests, pip install sdejax[test]",
     "ruff": "lint, sdejax[test]",
