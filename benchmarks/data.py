@@ -133,7 +133,7 @@ def demand(size: int, calls: int) -> tuple[int, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each row is drawn from")
-    parser.add_argument("--count", type=int, default=256, help="how many pictures of each kind")
+    parser.add_argument("--count", type=int, default=256, help="how many pictures of each kind, fewer of the largest")
     parser.add_argument("--sizes", type=int, nargs="*", default=[32, 64, 256], help="whose training step is timed")
     arguments = parser.parse_args()
     demands = {}
@@ -145,7 +145,7 @@ def main() -> None:
         print("|" + "---|" * (3 + len(HOW)))
         for number, (name, (pixels, kind, size)) in enumerate(SETS.items()):
             folder = Path(temporary) / str(number)
-            write(folder, list(pictures(pixels, kind, arguments.count)))
+            write(folder, list(pictures(pixels, kind, min(arguments.count, 2**27 // pixels**2))))
             images = open_images(folder / "tree")
             rates = [rate(images, size, *how, arguments.seconds) for how in HOW]
             over = f"{max(rates) / demands[size]:.0f}" if size in demands else ""

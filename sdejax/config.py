@@ -101,7 +101,7 @@ class Config:
     crop: Literal["center", "random", "stretch"] = "center"
     flip: bool = False
     undecodable: float = 0.01
-    threads: int = 4
+    threads: int = 2
     workers: int = 0
     out: str = ""
     network: NCSNppConfig = NCSNppConfig()

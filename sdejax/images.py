@@ -23,7 +23,7 @@ def open_image(path: str | Path, channels: int = 3, background: int = 255) -> Im
     try:
         with Image.open(path) as image:
             image.load()
-            return _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", background)
+            return flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", background)
     except FileNotFoundError:
         raise ValueError(f"image={str(path)!r}: no such file") from None
     except UnidentifiedImageError:
@@ -32,7 +32,8 @@ def open_image(path: str | Path, channels: int = 3, background: int = 255) -> Im
         raise ValueError(f"image={str(path)!r}: cannot be read, it may be cut short ({error})") from None
 
 
-def _flatten(image: Image.Image, mode: str, background: int) -> Image.Image:
+def flatten(image: Image.Image, mode: str, background: int) -> Image.Image:
+    """Any mode of Pillow's as "RGB" or "L" of 8 bits, transparency on the grey level `background`."""
     if image.mode in _DEEP_MODES:
         # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
         # "I" may be 16 bits in a 32-bit coat (PNG) or true 32 bits; "F" has no depth at all: take what holds its range.

@@ -38,6 +38,11 @@ def _listen(event, seconds, **kwargs):
 jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
+def pytest_collection_modifyitems(items):
+    """Whole training runs first: they take longest, and at the end the other worker would wait for them."""
+    items.sort(key=lambda item: item.path.name != "test_train.py")
+
+
 @pytest.fixture(params=[VPSDE(), VESDE(), SubVPSDE(), RectifiedFlow()], ids=["VP", "VE", "subVP", "RF"])
 def sde(request):
     """The four processes with their default parameters."""

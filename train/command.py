@@ -15,7 +15,7 @@ from sdejax.processes import Processes
 class Train:
     """Train a score model, or go on with a run: the same command resumes."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(metadata=FLAT)
+    config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default=Config("", ""), metadata=FLAT)
     dry_run: bool = False
     """Print what the run would take (parameters, memory, arithmetic, sharding), and train nothing."""
     profile: bool = False

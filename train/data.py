@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import grain
@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from PIL import Image, ImageOps
 
-from sdejax.images import _flatten, fit, to_array
+from sdejax.images import fit, flatten, to_array
 from train.sources import Images as Images
 
 Crop = Literal["center", "random", "stretch"]
@@ -48,7 +48,7 @@ def decode(
             side = 3 * max(height, width)
             image.draft(None, (side, side))
             image.load()
-            image = _flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", 255)
+            image = flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", 255)
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise ValueError(f"an image of {len(data)} bytes cannot be decoded ({error})") from None
     if crop == "stretch" and image.size != (width, height):
@@ -165,7 +165,7 @@ def batches(
     processes: int = 1,
     threads: int = 4,
     workers: int = 0,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> grain.DatasetIterator[dict[str, np.ndarray]]:
     """Endless batches of this process, from position `start` on, which counts the images of all processes.
 
     `batch` is the number of images over all processes. Of each, this one gets the rows from process * n to

@@ -92,6 +92,7 @@ def run(config: Config, processes: Processes = Processes(), dry_run: bool = Fals
                     _save_snapshots(setup, state)
             if progress.stopping:
                 break
+    stream.close()
     with time_limit(processes.timeout, "closing the checkpoints"):
         checkpoints.close()
     metrics.close()
