@@ -62,14 +62,13 @@ def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Nearest:
-    """The training image nearest to each sample: (n, h, w, c) in [-1, 1], its name and caption, and the distances.
+    """The training image nearest to each sample, (n, h, w, c) in [-1, 1], and the distances.
 
     A distance is the root of the mean squared difference in [-1, 1]. `held_out` are the distances of as many held-out
     images to their nearest training images: a model that only recalls lies far below them.
     """
 
     images: np.ndarray
-    captions: list[str]
     distances: np.ndarray
     held_out: np.ndarray
 
@@ -83,7 +82,7 @@ def nearest_training_images(setup: Setup, samples: np.ndarray) -> Nearest:
     if setup.held_out is not None:
         few = range(min(len(samples), len(setup.held_out.names)))
         held_out = _nearest(to_array(load(setup.held_out, few, setup.model.shape, setup.config.crop)), training)[1]
-    return Nearest(training[index], [str(setup.images.captions[i]) for i in index], distances, held_out)
+    return Nearest(training[index], distances, held_out)
 
 
 def _nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
