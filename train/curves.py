@@ -11,6 +11,7 @@ def draw_curves(rows: Sequence[dict[str, Any]]) -> bytes:
     **Raises:** `ValueError` where matplotlib is not installed.
     """
     try:
+        from matplotlib import colormaps  # pyright: ignore[reportMissingImports]
         from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ValueError("a card's curves need matplotlib: pip install 'sdejax[card]'") from None
@@ -20,9 +21,11 @@ def draw_curves(rows: Sequence[dict[str, Any]]) -> bytes:
     losses = [(row["step"], row["loss"]) for row in rows if row.get("loss") is not None]
     panels[0].plot(*zip(*losses, strict=True), linewidth=0.6)
     panels[0].set_title("training loss")
-    for level in validated[0]["validation"] if validated else ():
+    levels = list(validated[0]["validation"]) if validated else []
+    for number, level in enumerate(levels):
         curve = [(row["step"], row["validation"][level]) for row in validated]
-        panels[1].plot(*zip(*curve, strict=True), linewidth=1.0, label=level)
+        colour = colormaps["viridis"](number / len(levels))
+        panels[1].plot(*zip(*curve, strict=True), linewidth=1.0, marker=".", color=colour, label=level)
     if validated:
         panels[1].set_title("validation loss of the denoiser, by noise level")
         panels[1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True, fontsize="small")
