@@ -40,6 +40,8 @@ def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
     if found is None:
         raise ValueError(f"out={str(config.folder)!r}: has no checkpoint; train first")
     state = found[0]
+    rows = _rows(config)
+    curves = draw_curves(rows)
     save(out, dataclasses.replace(setup.model, params=fetch(state.ema[0], setup.mesh)), dtype="float16")
     # What is shown and measured is the snapshot as it was written, in half precision.
     model = load_snapshot(out)
@@ -52,8 +54,7 @@ def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
     nearest = nearest_training_images(setup, images)
     pairs = [to_image(image) for pair in zip(images, nearest.images, strict=True) for image in pair]
     save_png(out / "nearest.png", contact_sheet(pairs, columns=16, scale=2))
-    rows = _rows(config)
-    write_atomically(out / "curves.png", draw_curves(rows))
+    write_atomically(out / "curves.png", curves)
     validation = setup.validation()
     losses = validation.loss(model.params) if validation is not None else {}
     card = _card(config, model, int(state.step), rows, losses, captions if prompts else [], nearest, licence, note)
