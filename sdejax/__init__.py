@@ -24,7 +24,9 @@ if TYPE_CHECKING:
         PerImage,
         score,
     )
+    from sdejax.edit.baselines import cycle_diffusion, edit_friendly_inversion, flow_edit
     from sdejax.edit.coupled import Coupling
+    from sdejax.edit.inversion import fire_flow, ode_inversion, rf_inversion
     from sdejax.edit.sdedit import sdedit
     from sdejax.edit.sync_sde import sync_sde
     from sdejax.likelihood import Likelihood, bits_per_dimension, log_likelihood
@@ -51,7 +53,9 @@ _HOMES = {
         "PerImage",
         "score",
     ),
+    "edit.baselines": ("cycle_diffusion", "edit_friendly_inversion", "flow_edit"),
     "edit.coupled": ("Coupling",),
+    "edit.inversion": ("fire_flow", "ode_inversion", "rf_inversion"),
     "edit.sdedit": ("sdedit",),
     "edit.sync_sde": ("sync_sde",),
     "likelihood": ("Likelihood", "bits_per_dimension", "log_likelihood"),
@@ -94,11 +98,17 @@ __all__ = [
     "__version__",
     "bits_per_dimension",
     "compiler_options",
+    "cycle_diffusion",
+    "edit_friendly_inversion",
+    "fire_flow",
+    "flow_edit",
     "image_mesh",
     "keys",
     "load",
     "load_config",
     "log_likelihood",
+    "ode_inversion",
+    "rf_inversion",
     "sample",
     "save",
     "score",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from sdejax.sde import SDE
 
 Grid = Callable[[SDE, jax.Array, int], jax.Array]
+GridChoice = Literal["log_snr", "time", "edm"] | Grid | tuple[float, ...]
 
 
 def log_snr_grid(sde: SDE, start: jax.Array, steps: int) -> jax.Array:
@@ -76,7 +77,7 @@ class Sampler:
     """
 
     steps: int = 50
-    grid: Literal["log_snr", "time", "edm"] | Grid | tuple[float, ...] = "log_snr"
+    grid: GridChoice = "log_snr"
     solver: Exponential | diffrax.AbstractSolver = Exponential()
     stochasticity: float = 1.0
     controller: diffrax.AbstractStepSizeController | None = None

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 
 import sdejax as sj
-from sdejax.brownian import BrownianPaths, clock, stream
 from sdejax.edit.coupled import Coupling
 from sdejax.sampler import Sampler
-from sdejax.sde import VPSDE, RectifiedFlow
-from sdejax.solve import _depth
+from sdejax.sde import VPSDE
 
 M, S, DM = -0.3, 0.5, 0.7
 SHAPE = (4, 4, 3)
@@ -81,37 +79,6 @@ def test_a_masked_pixel_is_the_image_bit_for_bit_under_every_coupling(coupling):
     expected = np.broadcast_to(IMAGE, edited.shape)
     np.testing.assert_array_equal(edited[:, ~inside], expected[:, ~inside])
     assert np.min(np.abs(edited - expected)[:, inside].max(axis=(1, 2))) > 0.05
-
-
-@pytest.mark.parametrize("draws", [1, 3])
-def test_resampled_without_stochasticity_on_rectified_flow_is_flow_edit(draws):
-    """FlowEdit (Kulikov et al. 2025), written from its paper: an Euler step of the difference of two velocities.
-
-    z = (1 - t) x + t e with e drawn afresh at every step, and x_edit <- x_edit + (t' - t) mean over the draws of
-    [v_target(x_edit + z - x) - v_source(z)].
-    """
-    sde, strength, steps = RectifiedFlow(), 0.7, 12
-    source, target = mixture(sde, 1), mixture(sde, 2)
-    keys = KEYS[:6]
-    times = np.append(strength * (1.0 - np.arange(steps) / steps), 0.0).astype(np.float32)
-    paths = [BrownianPaths(stream(stream(keys, 0), i), SHAPE, _depth(steps)) for i in range(draws)]
-    evaluate = jax.jit(lambda s: [path.evaluate(s) for path in paths])
-    s = clock(jnp.log(sde.tau(times[:-1])))
-    fresh = [[path.start() for path in paths]]
-    values = [evaluate(point) for point in s]
-    for i in range(1, steps):
-        fresh.append([(b - a) / jnp.sqrt(s[i] - s[i - 1]) for a, b in zip(values[i - 1], values[i], strict=True)])
-    flow = jnp.broadcast_to(IMAGE, (6, *SHAPE))
-    for t, after, noises in zip(times[:-1], times[1:], fresh, strict=True):
-        slopes = []
-        for noise in noises:
-            z = (1.0 - t) * IMAGE + t * noise
-            y = flow + z - IMAGE
-            slopes.append((y - target(t, y)) / t - (z - source(t, z)) / t)
-        flow = flow + (after - t) * sum(slopes) / draws
-    sampler = Sampler(steps=steps, grid="time", stochasticity=0.0)
-    # float32, and the path's values; noise kept from step to step, or one draw for all, is off by 0.1.
-    np.testing.assert_allclose(edit(f"resampled({draws})", sampler, keys, sde=sde), flow, atol=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -187,13 +187,7 @@ def edit(
     if coupling.kind == "resampled" and isinstance(sampler.solver, Exponential):
         # A noise without memory leaves nothing to extrapolate from.
         sampler = dataclasses.replace(sampler, solver=Exponential(1))
-    image = jnp.asarray(image)
-    if not jnp.issubdtype(image.dtype, jnp.floating):
-        raise ValueError(f"image dtype={image.dtype}: must be floating point, in [-1, 1] (sdejax.images.to_array)")
-    if image.ndim < 2 or image.shape[0] not in (1, keys.shape[0]):
-        raise ValueError(
-            f"image shape={image.shape}: must be (b, *shape) with b = 1 or the number of keys, {keys.shape[0]}"
-        )
+    image = check_image(image, keys)
     if not isinstance(repeats, Tracer) and (int(repeats) != repeats or repeats < 1):
         raise ValueError(f"repeats={repeats}: must be a whole number of at least 1")
     check_strength(strength)
@@ -204,13 +198,25 @@ def edit(
         jnp.broadcast_to(image, full),
         keys,
         jnp.asarray(strength, image.dtype),
-        jnp.broadcast_to(_mask(mask, image), full),
+        jnp.broadcast_to(check_mask(mask, image), full),
         jnp.asarray(repeats, jnp.int32),
         sde,
         sampler,
         coupling,
         layout,
     )
+
+
+def check_image(image: ArrayLike, keys: jax.Array) -> jax.Array:
+    """**Raises:** `ValueError` unless `image` is floating point and one for each key, or one for all of them."""
+    image = jnp.asarray(image)
+    if not jnp.issubdtype(image.dtype, jnp.floating):
+        raise ValueError(f"image dtype={image.dtype}: must be floating point, in [-1, 1] (sdejax.images.to_array)")
+    if image.ndim < 2 or image.shape[0] not in (1, keys.shape[0]):
+        raise ValueError(
+            f"image shape={image.shape}: must be (b, *shape) with b = 1 or the number of keys, {keys.shape[0]}"
+        )
+    return image
 
 
 def check_strength(strength: ArrayLike) -> None:
@@ -221,8 +227,11 @@ def check_strength(strength: ArrayLike) -> None:
         raise ValueError(f"strength={strength}: must be one number in (0, 1], the time that the edit starts from")
 
 
-def _mask(mask: ArrayLike | None, image: jax.Array) -> jax.Array:
-    """The mask lined up with the image: per value, or per pixel without the axis of channels."""
+def check_mask(mask: ArrayLike | None, image: jax.Array) -> jax.Array:
+    """The mask lined up with the image: per value, or per pixel without the axis of channels.
+
+    **Raises:** `ValueError` where it does not fit the image, or a value is outside [0, 1].
+    """
     if mask is None:
         return jnp.ones((), image.dtype)
     mask = jnp.asarray(mask, image.dtype)
