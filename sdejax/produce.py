@@ -26,7 +26,6 @@ from sdejax.images import (
     to_image,
     write_atomically,
 )
-from sdejax.sample import keys as keys_of
 
 
 class Input:
@@ -57,39 +56,51 @@ class Input:
         return to_image(picture if self.full_mask is None else np.where(self.full_mask > 0, picture, self.picture))
 
 
-def produce(
-    command: Any,
-    model: Any,
-    seeds: list[int],
-    compute: Callable[[Any], Any],
-    finish: Callable[[np.ndarray], Any],
-    shown: list[Any],
-) -> int:
-    """Compute an image per seed, batch by batch, and write them, their JSON, and one contact sheet."""
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One image to make: the name of its files, its seed, how a result becomes a picture, and what its record adds."""
 
+    name: str
+    seed: int
+    finish: Callable[[np.ndarray], Any]
+    record: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Tasks that one program computes, any number of them at once: (n, *shape) for n tasks."""
+
+    tasks: list[Task]
+    compute: Callable[[list[Task]], Any]
+
+
+def produce(command: Any, model: Any, groups: list[Group], shown: list[Any]) -> int:
+    """Compute the tasks, batch by batch, and write their images, their JSON, and one contact sheet after `shown`."""
     run = command.run
-    batch = min(run.batch, len(seeds))
-    chunks = [seeds[i : i + batch] for i in range(0, len(seeds), batch)]
-    out, pictures = Path(run.out), list(shown)
+    batch = min(run.batch, max(len(group.tasks) for group in groups))
+    total = sum(len(group.tasks) for group in groups)
+    out, pictures, done = Path(run.out), list(shown), 0
     started = time.perf_counter()
-    for done, chunk in enumerate(chunks):
-        # The last batch is filled up, so that one program serves them all.
-        keys = keys_of(chunk + [chunk[-1]] * (batch - len(chunk)))
-        with _writable(out):
-            results = np.asarray(compute(keys))[: len(chunk)]
-            images = [finish(result) for result in results]
-        for seed, image in zip(chunk, images, strict=True):
-            file = out / f"{seed:06d}.png"
-            save_png(file, image)
-            record = _provenance(command, model, seed)
-            write_atomically(file.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
-            if run.json:
-                print(json.dumps({"seed": seed, "file": str(file)}), flush=True)
-        pictures += images
-        _tell(f"{done * batch + len(chunk)} of {len(seeds)} images, {time.perf_counter() - started:.1f} s")
+    for group in groups:
+        for first in range(0, len(group.tasks), batch):
+            tasks = group.tasks[first : first + batch]
+            with _writable(out):
+                # The last batch is filled up, so that one program serves them all.
+                results = np.asarray(group.compute(tasks + [tasks[-1]] * (batch - len(tasks))))[: len(tasks)]
+                images = [task.finish(result) for task, result in zip(tasks, results, strict=True)]
+            for task, image in zip(tasks, images, strict=True):
+                file = out / f"{task.name}.png"
+                save_png(file, image)
+                record = _provenance(command, model, task)
+                write_atomically(file.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+                if run.json:
+                    print(json.dumps({"seed": task.seed, "file": str(file)}), flush=True)
+            pictures += images
+            done += len(tasks)
+            _tell(f"{done} of {total} images, {time.perf_counter() - started:.1f} s")
     sheet = out / "sheet.png"
     save_png(sheet, contact_sheet(pictures[:256]))
-    print(json.dumps({"sheet": str(sheet)}) if run.json else f"{len(seeds)} images in {out}, together in {sheet}")
+    print(json.dumps({"sheet": str(sheet)}) if run.json else f"{total} images in {out}, together in {sheet}")
     return 0
 
 
@@ -114,12 +125,13 @@ def _writable(out: Path):
         raise
 
 
-def _provenance(command: Any, model: Any, seed: int) -> dict[str, Any]:
+def _provenance(command: Any, model: Any, task: Task) -> dict[str, Any]:
     """What reproduces one image."""
     return {
         "command": type(command).__name__.lower(),
         **dataclasses.asdict(command),
-        "seed": seed,
+        **task.record,
+        "seed": task.seed,
         "snapshot_hash": model.source,
         "versions": {name: importlib.metadata.version(name) for name in ("sdejax", "jax", "jaxlib", "diffrax", "flax")},
     }

@@ -46,6 +46,9 @@ ROOMS = [
     ["transfer"],
     ["produce"],
     ["arguments"],
+    ["commands"],
+    ["commands.run"],
+    ["commands.edit", "commands.sync", "commands.sample", "commands.transfer", "commands.env"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}

@@ -8,7 +8,8 @@ from PIL import Image
 
 import sdejax as sj
 from sdejax.checkpoint import save
-from sdejax.cli import main, parse_seeds
+from sdejax.cli import main
+from sdejax.commands.run import parse_seeds
 from tests.tiny import CONFIG, tiny_model
 
 

@@ -1,0 +1,62 @@
+"""What the verbs that make images share: their options, seeds and sampler."""
+
+import dataclasses
+import re
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import Positional
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a command solves, and where it writes."""
+
+    out: str = "out"
+    """The folder to write: one PNG per seed with its JSON, and a contact sheet."""
+    seeds: str = "0"
+    """Seeds such as 7, 0-63 or 0-3,8; an image is its seed."""
+    steps: int = 50
+    """Solver steps, at least 1."""
+    stochasticity: float = 1.0
+    """1 solves the reverse SDE, 0 the probability-flow ODE."""
+    grid: Literal["log_snr", "time", "edm"] = "log_snr"
+    """Where the steps lie."""
+    order: Literal[1, 2] = 2
+    """Order of the exponential solver."""
+    batch: int = 32
+    """How many images are computed at once."""
+    json: bool = False
+    """One JSON object per image on standard output, for machines."""
+
+
+Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
+Picture = Annotated[Positional[str], tyro.conf.arg(metavar="PICTURE")]
+RunOptions = Annotated[Run, tyro.conf.arg(name="")]
+
+
+def parse_seeds(text: str) -> list[int]:
+    """ "7", "0-63" or "0-3,8" to seeds.
+
+    **Raises:** `ValueError` for anything else.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if first > last or last >= 2**32:
+            raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
+        seeds.extend(range(first, last + 1))
+    return seeds
+
+
+def make_sampler(run: Run) -> Any:
+    """The `Sampler` of the options.
+
+    **Raises:** `ValueError` for a batch, a number of steps or a stochasticity outside its range.
+    """
+    import sdejax as sj
+
+    if run.batch < 1:
+        raise ValueError(f"--batch={run.batch}: must be at least 1")
+    return sj.Sampler(run.steps, run.grid, sj.Exponential(run.order), run.stochasticity)
