@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sdejax.edit.baselines import cycle_diffusion, edit_friendly_inversion, flow_edit
     from sdejax.edit.coupled import Coupling
     from sdejax.edit.inversion import fire_flow, ode_inversion, rf_inversion
+    from sdejax.edit.restore import BlockMeans, Luminance, restore
     from sdejax.edit.sdedit import sdedit
     from sdejax.edit.sync_sde import sync_sde
     from sdejax.likelihood import Likelihood, bits_per_dimension, log_likelihood
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from sdejax.nn.text import Vocabulary
     from sdejax.parallel import image_mesh, spread
     from sdejax.sample import keys, sample
-    from sdejax.sampler import Exponential, Sampler
+    from sdejax.sampler import Exponential, Langevin, Sampler
     from sdejax.sde import SDE, VESDE, VPSDE, DiscreteVPSDE, RectifiedFlow, SubVPSDE
 
 _HOMES = {
@@ -56,6 +57,7 @@ _HOMES = {
     "edit.baselines": ("cycle_diffusion", "edit_friendly_inversion", "flow_edit"),
     "edit.coupled": ("Coupling",),
     "edit.inversion": ("fire_flow", "ode_inversion", "rf_inversion"),
+    "edit.restore": ("BlockMeans", "Luminance", "restore"),
     "edit.sdedit": ("sdedit",),
     "edit.sync_sde": ("sync_sde",),
     "likelihood": ("Likelihood", "bits_per_dimension", "log_likelihood"),
@@ -65,7 +67,7 @@ _HOMES = {
     "nn.text": ("Vocabulary",),
     "parallel": ("image_mesh", "spread"),
     "sample": ("keys", "sample"),
-    "sampler": ("Exponential", "Sampler"),
+    "sampler": ("Exponential", "Langevin", "Sampler"),
     "sde": ("SDE", "DiscreteVPSDE", "RectifiedFlow", "SubVPSDE", "VESDE", "VPSDE"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -74,6 +76,7 @@ __all__ = [
     "SDE",
     "VESDE",
     "VPSDE",
+    "BlockMeans",
     "BrownianPaths",
     "Config",
     "Coupling",
@@ -83,7 +86,9 @@ __all__ = [
     "Exponential",
     "GaussianDenoiser",
     "GuidedDenoiser",
+    "Langevin",
     "Likelihood",
+    "Luminance",
     "MixtureDenoiser",
     "Model",
     "NCSNppConfig",
@@ -108,6 +113,7 @@ __all__ = [
     "load_config",
     "log_likelihood",
     "ode_inversion",
+    "restore",
     "rf_inversion",
     "sample",
     "save",

@@ -26,10 +26,11 @@ import jax.numpy as jnp
 
 from sdejax.brownian import LOG_TAU_RANGE, BrownianPaths, Walk, clock, log_tau_at, stream
 from sdejax.denoiser import STATIC, pytree, split_per_image
-from sdejax.sampler import Exponential, Sampler
+from sdejax.sampler import Exponential, Langevin, Sampler
 from sdejax.sde import SDE
 
 State = tuple[jax.Array, ...]
+_CORRECTOR = 2**20  # the stream of a corrector's noises; the paths of an image have the first few
 _FAR = 1000.0  # stands for an infinite |log tau|: its exponential is 0 in float32, its differences are finite
 
 
@@ -145,6 +146,7 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
         "log_tau_next": jnp.append(log_tau[1:], -_FAR),
         "gap": jnp.where(gap < 0.0, gap, -1.0),
         "extrapolate": (number > 0) & (number < sampler.steps - 1) & (gap < 0.0),
+        "number": number,
         "first": number == 0,
         "last": number == sampler.steps - 1,
         "sigma": sde.sigma(times),
@@ -171,6 +173,8 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
 
     def step(carry, now):
         state, before, walks, path_values = carry
+        if sampler.corrector is not None:
+            state = _correct(problem, state, now["t"], now["number"], sampler.corrector)
         signals = drive(now["t"], state)
         noises: tuple[jax.Array | None, ...] = (None,) * len(state)
         if noisy:
@@ -211,6 +215,32 @@ def _exponential(problem: Problem, state: State, start: jax.Array, sampler: Samp
     origin = tuple(jnp.zeros_like(state[0]) for _ in paths)
     (state, *_), _ = jax.lax.scan(step, (state, before, walks, origin), schedule)
     return state
+
+
+def _correct(problem: Problem, state: State, t: jax.Array, number: jax.Array, corrector: Langevin) -> State:
+    """Langevin steps at time t, with noises that are the images' own and no part of their paths."""
+    alpha, sigma, begun = problem.sde.alpha(t), problem.sde.sigma(t), problem.begun(t)
+    keep = math.exp(-2.0 * corrector.snr**2)
+    spread = math.sqrt(-math.expm1(-4.0 * corrector.snr**2))
+
+    def once(k: jax.Array, state: State) -> State:
+        own = stream(stream(problem.keys, _CORRECTOR), number * corrector.steps + k)
+        shape = state[0].shape[1:]
+        unit = tuple(BrownianPaths(stream(own, i), shape).start() for i in range(problem.components.paths))
+        moved = []
+        for x, signal, noise, driven in zip(
+            state, problem.drive(t, state), problem.drive.noise(state, unit), problem.components.driven, strict=True
+        ):
+            acts = begun if driven else 1.0
+            y = keep * x
+            if signal is not None:
+                y = y + acts * (alpha * (1.0 - keep)) * signal
+            if noise is not None:
+                y = y + acts * (sigma * spread) * noise
+            moved.append(y)
+        return tuple(moved)
+
+    return jax.lax.fori_loop(0, corrector.steps, once, state)
 
 
 def _walk(walks: tuple[Walk, ...], values: State, s: jax.Array) -> tuple[tuple[Walk, ...], State, State]:

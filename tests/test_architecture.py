@@ -21,7 +21,7 @@ ROOMS = [
     ["sample"],
     ["edit"],
     ["edit.coupled"],
-    ["edit.sdedit", "edit.sync_sde", "edit.inversion"],
+    ["edit.sdedit", "edit.sync_sde", "edit.inversion", "edit.restore"],
     ["edit.baselines"],
     ["likelihood"],
     ["nn"],
