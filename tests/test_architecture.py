@@ -23,7 +23,7 @@ ROOMS = [
     ["edit.coupled"],
     ["edit.sdedit", "edit.sync_sde", "edit.inversion", "edit.restore"],
     ["edit.baselines"],
-    ["likelihood"],
+    ["likelihood", "realism", "balance"],
     ["nn"],
     ["nn.conv"],
     ["nn.layers"],
