@@ -23,9 +23,9 @@ def stroke_painting(image: Image.Image, colours: int = COLOURS, filter: float = 
 
     - `image`: of mode "RGB" or "L", any size.
     - `colours`: 2 to 256, how many the result has at most.
-    - `filter`: the filter's width as a share of the image's shorter side, in (0, 1]; rounded to an odd number of pixels,
-      at least 3. Above 31 pixels the image is first reduced by a whole number, for time, and the flat areas are enlarged
-      again with smooth borders.
+    - `filter`: the filter's width as a share of the image's shorter side, in (0, 1]; rounded to an odd number of
+      pixels, at least 3. Above 31 pixels the image is first reduced by a whole number, for time, and the flat areas
+      are enlarged again with smooth borders.
 
     **Returns:** an image of the same size, "RGB".
 
@@ -76,7 +76,7 @@ def find_strokes(picture: Image.Image, original: Image.Image, growth: float = GR
     largest = ImageChops.lighter(ImageChops.lighter(bands[0], bands[1]), bands[2])
     if largest.getextrema()[1] <= DIFFERENCE:  # pyright: ignore[reportOperatorIssue]
         raise ValueError(f"original: the picture nowhere differs from it by more than {DIFFERENCE} of 255")
-    return grow(largest.point(lambda level: 255 * (level > DIFFERENCE)), growth)
+    return grow(_above(largest, DIFFERENCE), growth)
 
 
 def grow(mask: Image.Image, growth: float = GROWTH) -> Image.Image:
@@ -84,8 +84,13 @@ def grow(mask: Image.Image, growth: float = GROWTH) -> Image.Image:
     pixels = min(_WIDEST_GROWTH, max(1, round(growth * min(mask.size)))) if growth else 0
     # What MaxFilter(2 pixels + 1) gives, in time that does not depend on it: a mean above 0 is a maximum above 0.
     for radius in ((pixels, 0), (0, pixels)):
-        mask = mask.filter(ImageFilter.BoxBlur(radius)).point(lambda level: 255 * (level > 0))
+        mask = _above(mask.filter(ImageFilter.BoxBlur(radius)), 0)
     return mask
+
+
+def _above(image: Image.Image, level: int) -> Image.Image:
+    """255 where a grey image is above a level, else 0."""
+    return image.point([0] * (level + 1) + [255] * (255 - level))
 
 
 def composite(
@@ -111,7 +116,7 @@ def composite(
     alpha = patch.getchannel("A")
     result, covered = picture.copy(), Image.new("L", picture.size)
     result.paste(patch.convert(picture.mode), at, alpha)
-    covered.paste(alpha.point(lambda level: 255 * (level > 0)), at)
+    covered.paste(_above(alpha, 0), at)
     if covered.getbbox() is None:
         raise ValueError(
             f"at={at[0]},{at[1]}: the patch of {patch.width} x {patch.height} covers nothing of the picture of "
