@@ -115,7 +115,10 @@ def save_png(path: str | Path, image: Image.Image) -> None:
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 0, gap: int = 4) -> Image.Image:
-    """The images in rows on white, each enlarged `scale` times (by default to at least 96 pixels)."""
+    """The images in rows on white, the largest enlarged `scale` times (by default to at least 96 pixels).
+
+    Smaller ones are enlarged by the whole number that still fits.
+    """
     width, height = max(image.width for image in images), max(image.height for image in images)
     scale = scale or max(1, -(-96 // max(width, height)))
     columns = columns or min(8, len(images))
@@ -123,7 +126,8 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 
     cell_width, cell_height = width * scale + gap, height * scale + gap
     sheet = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), "white")
     for i, image in enumerate(images):
-        enlarged = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        times = min(width * scale // image.width, height * scale // image.height)
+        enlarged = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (gap + i % columns * cell_width, gap + i // columns * cell_height))
     return sheet
 

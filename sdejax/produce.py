@@ -111,7 +111,10 @@ def produce(
         return 0
     file = out / "sheet.png"
     save_png(file, contact_sheet(cells, sheet.columns))
-    print(json.dumps({"sheet": str(file)}) if run.json else f"{done} images in {out}, together in {file}", flush=True)
+    print(
+        json.dumps({"sheet": str(file)}) if run.json else f"{done} images written to {out}, together in {file}",
+        flush=True,
+    )
     return 0
 
 
