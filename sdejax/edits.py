@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from sdejax.inputs import Input
 from sdejax.manifest import Entry, Failures, Hashes, grouped, is_done, read_manifest
+from sdejax.model import UnknownWordWarning
 from sdejax.produce import Group, Sheet, Task, produce, provenance, tell
 
 
@@ -107,7 +109,9 @@ def _group(editor: Editor, model: Any, ready: list[tuple[Entry, Input]], hashes:
         chosen = [by_name[task.name] for task in tasks]
         images = np.stack([given.image for _, given in chosen])
         masks = np.stack([given.mask for _, given in chosen])
-        return editor.compute(model, [entry.command for entry, _ in chosen], images, masks, [t.seed for t in tasks])
+        with warnings.catch_warnings():  # the check told of the prompts' words
+            warnings.simplefilter("ignore", UnknownWordWarning)
+            return editor.compute(model, [entry.command for entry, _ in chosen], images, masks, [t.seed for t in tasks])
 
     return Group([_task(editor, entry, hashes, editor.finish(given)) for entry, given in ready], compute)
 

@@ -217,6 +217,10 @@ def test_a_word_that_the_model_does_not_know_is_a_warning(place, tmp_path, capsy
     assert (
         "warning: the model does not know the word 'hart'; the nearest that it knows: heart" in capsys.readouterr().err
     )
+    # Once, for however many seeds and strengths.
+    line = f"edit @model @image.png --prompt hort --steps 3 --seeds 0-1 --sweep 0.3,0.4 --out {tmp_path / 'e'}"
+    assert main(_words(place, line)) == 0
+    assert capsys.readouterr().err.count("the model does not know the word 'hort'") == 1
 
 
 def test_env_and_help(capsys):
