@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+import sdejax as sj
 from sdejax.checkpoint import save
 from sdejax.cli import main
 from sdejax.commands.edit import Edit
 from sdejax.commands.run import Run
 from sdejax.edits import Editor, edit_manifest
+from sdejax.images import to_array, to_bytes
 from sdejax.inputs import open_input
 from sdejax.manifest import Failures, grouped, read_manifest
 from tests.tiny import tiny_model
@@ -95,6 +97,29 @@ def test_an_entry_is_the_same_edit_done_alone(place, whole, tmp_path):
     assert _edit(place, _write(place / "pictures" / "other.jsonl", others), tmp_path / "other") == 0
     for name in ("000001", "000002", "000003"):
         assert np.abs(_pixels(whole / "000002.png") - _pixels(tmp_path / "other" / f"{name}.png")).max() > 1
+
+
+def test_entries_are_what_the_library_makes_of_their_pictures_masks_and_prompts(place, tmp_path):
+    # Rejects masks and prompts that do not reach the model: outside a mask the picture is kept in any case.
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, :4], mask[:, 4:6] = 128, 255
+    Image.fromarray(mask).save(place / "pictures" / "grey.png")
+    lines = [{"guide": "a.png", "mask": "grey.png", "prompt": "red heart"}, {"guide": "a.png", "seed": 3}]
+    assert _edit(place, _write(place / "pictures" / "grey.jsonl", lines), tmp_path / "out") == 0
+    model = sj.load(place / "model")
+    picture = to_array(Image.open(place / "pictures" / "a.png"))
+    masks = np.stack([mask / np.float32(255), np.ones((8, 8), np.float32)])[..., None]
+    expected = sj.sdedit(
+        model.denoiser(["red heart", ""]),
+        model.sde,
+        np.stack([picture, picture]),
+        sj.keys([0, 3]),
+        strength=0.5,
+        mask=masks,
+        sampler=sj.Sampler(2),
+    )
+    for name, image in zip(("000001", "000002"), np.asarray(expected), strict=True):
+        np.testing.assert_array_equal(_pixels(tmp_path / "out" / f"{name}.png"), to_bytes(image))
 
 
 def test_an_interrupted_manifest_is_finished_with_the_same_bytes(place, whole, tmp_path, capsys):
