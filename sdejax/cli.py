@@ -13,6 +13,7 @@ _USAGE = """usage: sdejax VERB ...
   edit    a guide (strokes, a composite, a photo) to an image of the model: SDEdit
   sync    an image by what two prompts differ in: sync-SDE
   sample  images from noise
+  strokes a picture as a stroke painting, a guide for edit
   train   a model on a folder of images
   import  other people's weights to a snapshot: diffusers, score_sde, DDPM, hf://
   export  a snapshot to safetensors, and to a diffusers folder
@@ -26,6 +27,7 @@ _VERBS = {
     "edit": ("edit", "Edit", "edit"),
     "sync": ("sync", "Sync", "sync"),
     "sample": ("sample", "Sample", "sample"),
+    "strokes": ("strokes", "Strokes", "strokes"),
     "import": ("transfer", "Import", "import_"),
     "export": ("transfer", "Export", "export"),
     "env": ("env", "Env", "env"),

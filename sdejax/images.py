@@ -19,11 +19,24 @@ def open_image(path: str | Path, channels: int = 3, background: int = 255) -> Im
 
     **Raises:** `ValueError` naming the path where it is missing, not an image, or cut short.
     """
+    return flatten(_read(path), "L" if channels == 1 else "RGB", background)
+
+
+def open_patch(path: str | Path) -> Image.Image:
+    """An image file as RGBA, upright, 8 bits; opaque where it has no transparency.
+
+    **Raises:** as `open_image`.
+    """
+    image = _read(path)
+    return flatten(image, "RGB", 255).convert("RGBA") if image.mode in _DEEP_MODES else image.convert("RGBA")
+
+
+def _read(path: str | Path) -> Image.Image:
     path = Path(path)
     try:
         with Image.open(path) as image:
             image.load()
-            return flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", background)
+            return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise ValueError(f"image={str(path)!r}: no such file") from None
     except UnidentifiedImageError:
@@ -89,15 +102,23 @@ def write_atomically(path: str | Path, data: bytes) -> None:
         raise
 
 
-def save_png(path: str | Path, image: Image.Image) -> None:
-    """Write a PNG, whole or not at all."""
+def png_bytes(image: Image.Image) -> bytes:
+    """What a PNG file of the image holds."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def save_png(path: str | Path, image: Image.Image) -> None:
+    """Write a PNG, whole or not at all."""
+    write_atomically(path, png_bytes(image))
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 0, gap: int = 4) -> Image.Image:
-    """The images in rows on white, each enlarged `scale` times (by default to at least 96 pixels)."""
+    """The images in rows on white, the largest enlarged `scale` times (by default to at least 96 pixels).
+
+    Smaller ones are enlarged by the whole number that still fits.
+    """
     width, height = max(image.width for image in images), max(image.height for image in images)
     scale = scale or max(1, -(-96 // max(width, height)))
     columns = columns or min(8, len(images))
@@ -105,7 +126,8 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 
     cell_width, cell_height = width * scale + gap, height * scale + gap
     sheet = Image.new("RGB", (columns * cell_width + gap, rows * cell_height + gap), "white")
     for i, image in enumerate(images):
-        enlarged = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        times = min(width * scale // image.width, height * scale // image.height)
+        enlarged = image.convert("RGB").resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (gap + i % columns * cell_width, gap + i // columns * cell_height))
     return sheet
 

@@ -5,55 +5,23 @@ Each image is a PNG and a JSON that reproduces it, written whole or not at all, 
 
 import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from sdejax.images import (
-    Placement,
-    contact_sheet,
-    open_image,
-    open_mask,
-    save_png,
-    to_array,
-    to_image,
-    write_atomically,
-)
+from sdejax.images import contact_sheet, png_bytes, save_png, write_atomically
 
-
-class Input:
-    """A picture of any size and its mask, as the model takes them; and a result at the picture's size again."""
-
-    def __init__(self, path: str, mask: str | None, shape: tuple[int, int, int]):
-        opened = open_image(path, shape[2])
-        self.placement = Placement.of(opened.size, shape)
-        self.picture = to_array(opened).reshape(opened.height, opened.width, shape[2])
-        self.image = self.placement.to_model(self.picture)[None]
-        self.mask = self.full_mask = None
-        if mask is not None:
-            self.full_mask = open_mask(mask, opened.size)
-            self.mask = np.clip(self.placement.to_model(self.full_mask), 0.0, 1.0)[None]
-        self.shown = [to_image(self.picture)]
-
-    def replaced(self, result: np.ndarray) -> Any:
-        """The result in place of the picture, but for what the mask keeps."""
-        return self._finish(self.placement.from_model(result))
-
-    def changed(self, result: np.ndarray) -> Any:
-        """The change that the edit made, added to the picture, whose own detail it keeps."""
-        if self.placement.exact:
-            return self._finish(result)
-        return self._finish(self.picture + self.placement.from_model(result - self.image[0]))
-
-    def _finish(self, picture: np.ndarray) -> Any:
-        return to_image(picture if self.full_mask is None else np.where(self.full_mask > 0, picture, self.picture))
+_CELLS = 256  # on a sheet at most
+_CELL = 512  # pixels at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,34 +42,111 @@ class Group:
     compute: Callable[[list[Task]], Any]
 
 
-def produce(command: Any, model: Any, groups: list[Group], shown: list[Any]) -> int:
-    """Compute the tasks, batch by batch, and write their images, their JSON, and one contact sheet after `shown`."""
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """The contact sheet's cells in reading order, of which the first 256 are shown.
+
+    A cell is an image, the name of a task, or a file that was written earlier; a task that made no image has no cell.
+    `columns` is 0 for a number that fits.
+    """
+
+    cells: Sequence[Image.Image | str | Path]
+    columns: int = 0
+
+
+def produce(
+    command: Any,
+    model: Any,
+    groups: Iterable[Group],
+    shown: list[Any],
+    *,
+    batch: int | None = None,
+    total: int | None = None,
+    sheet: Sheet | None = None,
+    failed: Callable[[str, ValueError], None] | None = None,
+) -> int:
+    """Compute the tasks, batch by batch, and write their images, their JSON, and one contact sheet.
+
+    **Arguments:**
+
+    - `groups`: drawn one by one, so that an iterator may read what a group needs when its turn comes; it then says
+      itself how many tasks there are (`total`) and how many are computed at once (`batch`).
+    - `shown`: images that stand before those of the tasks on the sheet, unless `sheet` says what is on it.
+    - `failed`: told of a task whose image cannot be made, and why; without it that is raised.
+    """
     run = command.run
-    batch = min(run.batch, max(len(group.tasks) for group in groups))
-    total = sum(len(group.tasks) for group in groups)
-    out, pictures, done = Path(run.out), list(shown), 0
+    if batch is None or total is None:
+        groups = list(groups)
+        names = [task.name for group in groups for task in group.tasks]
+        sheet = sheet or Sheet([*shown, *names])
+        total, batch = len(names), min(int(run.batch), max(len(group.tasks) for group in groups))
+    sheet = sheet or Sheet(shown)
+    wanted = {cell for cell in sheet.cells[:_CELLS] if isinstance(cell, str)}
+    out, pictures, done = Path(run.out), {}, 0
     started = time.perf_counter()
     for group in groups:
-        for first in range(0, len(group.tasks), batch):
-            tasks = group.tasks[first : first + batch]
+        for tasks in _batched(group.tasks, batch):
             with _writable(out):
                 # The last batch is filled up, so that one program serves them all.
                 results = np.asarray(group.compute(tasks + [tasks[-1]] * (batch - len(tasks))))[: len(tasks)]
-                images = [task.finish(result) for task, result in zip(tasks, results, strict=True)]
+                images = [_finish(task, result, failed) for task, result in zip(tasks, results, strict=True)]
             for task, image in zip(tasks, images, strict=True):
+                if image is None:
+                    continue
                 file = out / f"{task.name}.png"
-                save_png(file, image)
-                record = _provenance(command, model, task)
-                write_atomically(file.with_suffix(".json"), (json.dumps(record, indent=1) + "\n").encode())
+                data = png_bytes(image)
+                write_atomically(file, data)
+                record = {**provenance(command, model, task), "png_sha256": hashlib.sha256(data).hexdigest()}
+                write_atomically(record_of(file), (json.dumps(record, indent=1) + "\n").encode())
                 if run.json:
                     print(json.dumps({"seed": task.seed, "file": str(file)}), flush=True)
-            pictures += images
-            done += len(tasks)
-            _tell(f"{done} of {total} images, {time.perf_counter() - started:.1f} s")
-    sheet = out / "sheet.png"
-    save_png(sheet, contact_sheet(pictures[:256]))
-    print(json.dumps({"sheet": str(sheet)}) if run.json else f"{total} images in {out}, together in {sheet}")
+                if task.name in wanted:
+                    pictures[task.name] = _reduced(image)
+                done += 1
+            tell(f"{done} of {total} images, {time.perf_counter() - started:.1f} s")
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    cells = [cell for cell in (_cell(cell, pictures) for cell in sheet.cells[:_CELLS]) if cell is not None]
+    if not cells:
+        return 0
+    file = out / "sheet.png"
+    save_png(file, contact_sheet(cells, sheet.columns))
+    print(
+        json.dumps({"sheet": str(file)}) if run.json else f"{done} images written to {out}, together in {file}",
+        flush=True,
+    )
     return 0
+
+
+def _batched(tasks: list[Task], batch: int) -> Iterator[list[Task]]:
+    for first in range(0, len(tasks), batch):
+        yield tasks[first : first + batch]
+
+
+def _finish(task: Task, result: np.ndarray, failed: Callable[[str, ValueError], None] | None) -> Any:
+    try:
+        return task.finish(result)
+    except ValueError as error:
+        if failed is None:
+            raise
+        failed(task.name, error)
+        return None
+
+
+def _cell(cell: Image.Image | str | Path, pictures: dict[str, Image.Image]) -> Image.Image | None:
+    if isinstance(cell, str):
+        return pictures.get(cell)
+    if isinstance(cell, Path):
+        with Image.open(cell) as image:
+            return _reduced(image)
+    return _reduced(cell)
+
+
+def _reduced(image: Image.Image) -> Image.Image:
+    """A copy for the sheet, which is for looking at."""
+    copy = image.copy()
+    copy.thumbnail((_CELL, _CELL))
+    return copy
 
 
 @contextlib.contextmanager
@@ -125,7 +170,12 @@ def _writable(out: Path):
         raise
 
 
-def _provenance(command: Any, model: Any, task: Task) -> dict[str, Any]:
+def record_of(picture: Path) -> Path:
+    """The JSON file beside a PNG."""
+    return picture.with_suffix(".json")
+
+
+def provenance(command: Any, model: Any, task: Task) -> dict[str, Any]:
     """What reproduces one image."""
     return {
         "command": type(command).__name__.lower(),
@@ -137,7 +187,7 @@ def _provenance(command: Any, model: Any, task: Task) -> dict[str, Any]:
     }
 
 
-def _tell(text: str) -> None:
+def tell(text: str) -> None:
     """Progress: one line rewritten on a terminal, plain lines elsewhere."""
     terminal = sys.stderr.isatty()
-    print(f"\r{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+    print(f"\r\x1b[K{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)

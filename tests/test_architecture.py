@@ -36,6 +36,8 @@ ROOMS = [
     ["model"],
     ["training"],
     ["images"],
+    ["guides"],
+    ["inputs"],
     ["config"],
     ["checkpoint"],
     ["pretrained"],
@@ -45,10 +47,12 @@ ROOMS = [
     ["loading"],
     ["transfer"],
     ["produce"],
+    ["manifest"],
+    ["edits"],
     ["arguments"],
     ["commands"],
     ["commands.run"],
-    ["commands.edit", "commands.sync", "commands.sample", "commands.transfer", "commands.env"],
+    ["commands.edit", "commands.sync", "commands.sample", "commands.strokes", "commands.transfer", "commands.env"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}

@@ -58,7 +58,28 @@ BAD = {
     "edit @model @image.png --steps many": "--steps.*many",
     "edit @model @image.png --out @file/x": "--out=.*cannot be written",
     "edit @wordless @image.png --prompt heart": "prompt='heart': this model was trained without text",
-    "sync @model @image.png --source a": "--target",
+    "edit @model": "PICTURE: is missing; it must be given, or 'guide' in each line of a --manifest",
+    "edit @model @image.png --mask @mask.png --original @image.png": "mask=.*, original=.*: give one of them",
+    "edit @model @image.png --original @large.png": "original: is 40 x 24, must be the picture's 8 x 8",
+    "edit @model @image.png --original @image.png": "original: the picture nowhere differs",
+    "edit @model @image.png --paste @large.png": "paste=.*needs at, the pixel X,Y",
+    "edit @model @image.png --paste @large.png --at 3": "at='3': must be a pixel X,Y",
+    "edit @model @image.png --paste @large.png --at 8,0": "at=8,0: the patch of 40 x 24 covers nothing",
+    "edit @model @image.png --paste @large.png --at 0,0 --scale 0": r"scale=0\.0: must be above 0",
+    "edit @model @image.png --at 3,4": "at='3,4': says where a patch goes, and needs paste",
+    "edit @model @image.png --sweep 0.2,x": "--sweep='0.2,x': must be strengths in",
+    "edit @model @image.png --sweep 0.2,1.1": "--sweep='0.2,1.1': must be strengths in",
+    "edit @model @image.png --sweep 0.2,0.20": "--sweep='0.2,0.20': must be different strengths",
+    "edit @model --manifest @none.jsonl": r"manifest=.*none\.jsonl.*cannot be read",
+    "edit @model --manifest @mask.png --seeds 0-1": "--seeds='0-1': must be one seed with --manifest",
+    "edit @model --manifest @mask.png --sweep 0.2": "--sweep='0.2': is for one picture",
+    "strokes @image.png s.jpg": "OUT='s.jpg': must be the name of a PNG file",
+    "strokes @image.png @file/s.png": "OUT=.*cannot be written",
+    "strokes @none.png s.png": r"none\.png.*no such file",
+    "strokes @image.png s.png --colours 1": "colours=1: must be from 2 to 256",
+    "strokes @image.png s.png --filter 0": r"filter=0\.0: must be in \(0, 1\]",
+    "sync @model @image.png --source a": "--target: is missing",
+    "sync @model --source a --target b": "PICTURE: is missing",
     "sync @model @image.png --source red --target blue --coupling magnetic": "coupling='magnetic': must be",
     "sample @model --batch 0": "--batch=0: must be at least 1",
     "train @tiny.py": "data=.*empty.*has no image",
@@ -113,6 +134,64 @@ def test_edit_returns_the_guide_size_and_keeps_what_the_mask_keeps(place, tmp_pa
         assert lines[-1]["sheet"].endswith("sheet.png")
 
 
+def test_strokes_and_patches_are_edited_and_the_rest_is_kept(place, tmp_path):
+    large = Image.open(place / "large.png").convert("RGB")
+    painted = large.copy()
+    painted.paste((255, 0, 255), (10, 8, 20, 12))
+    painted.save(tmp_path / "painted.png")
+    patch = Image.new("RGBA", (8, 6), (0, 255, 255, 0))
+    patch.paste((0, 255, 255, 255), (0, 0, 8, 3))
+    patch.save(tmp_path / "patch.png")
+    for picture, options in (
+        (painted, f"{tmp_path}/painted.png --original @large.png"),
+        (large, f"@large.png --paste {tmp_path}/patch.png --at=-3,8 --scale 2"),
+    ):
+        words = _words(place, f"edit @model {options} --steps 3 --out {tmp_path / 'out'}")
+        assert main(words) == 0
+        result, given = (np.asarray(image) for image in (Image.open(tmp_path / "out" / "000000.png"), picture))
+        edited = (result != given).any(-1)
+        # A pixel of growth at 24 pixels; the patch's lower half is transparent, and enlarged its edge is soft.
+        box = (slice(7, 13), slice(9, 21)) if picture is painted else (slice(7, 16), slice(0, 14))
+        assert edited[box].mean() > 0.8
+        edited[box] = False
+        assert not edited.any()
+        record = json.loads((tmp_path / "out" / "000000.json").read_text())
+        again = [f"--{name}={record[name]}" for name in ("original", "paste", "at", "scale") if record[name]]
+        assert main(["edit", record["snapshot"], record["guide"], *again, "--steps", "3", f"--out={tmp_path}/b"]) == 0
+        assert (tmp_path / "b" / "000000.png").read_bytes() == (tmp_path / "out" / "000000.png").read_bytes()
+
+
+def test_a_sweep_is_the_same_seeds_at_each_strength(place, tmp_path, compilations):
+    out = tmp_path / "sweep"
+    line = f"edit @model @image.png --seeds 3-4 --steps 3 --strength 1 --sweep 0.3,0.834,0.831 --out {out}"
+    assert main(_words(place, line)) == 0
+    names = [f"00000{seed}-{strength}" for seed in (3, 4) for strength in ("0.30", "0.834", "0.831")]
+    assert sorted(file.stem for file in out.glob("*.json")) == sorted(names)
+    # A row for each seed: the guide, then the strengths in their order.
+    sheet = np.asarray(Image.open(out / "sheet.png"))
+    cells = [place / "image.png", *(out / f"{name}.png" for name in names)]
+    rows = [cells[:4], [cells[0], *cells[4:]]]
+    for r, row in enumerate(rows):
+        for c, cell in enumerate(row):
+            top, left = 4 + r * 100, 4 + c * 100
+            np.testing.assert_array_equal(
+                sheet[top : top + 96 : 12, left : left + 96 : 12], np.asarray(Image.open(cell))
+            )
+    # Each is the edit at that strength alone, by its record, and no other strength compiles anything.
+    record = json.loads((out / "000004-0.834.json").read_text())
+    assert (record["strength"], record["sweep"], record["seed"]) == (0.834, None, 4)
+    alone = f"edit @model @image.png --seeds 3-4 --steps 3 --strength 0.834 --out {tmp_path / 'alone'}"
+    assert compilations(lambda: [main(_words(place, alone))]) == 0
+    assert (tmp_path / "alone" / "000004.png").read_bytes() == (out / "000004-0.834.png").read_bytes()
+
+
+def test_strokes(place, tmp_path):
+    assert main(_words(place, f"strokes @large.png {tmp_path / 'new' / 's.png'} --colours 4")) == 0
+    painting = Image.open(tmp_path / "new" / "s.png")
+    assert painting.size == (40, 24)
+    assert 2 <= len(painting.getcolors()) <= 4
+
+
 def test_the_record_of_an_image_reproduces_it(place, tmp_path):
     # The image of seed 5 in a batch of others is the image of seed 5 alone, from the record's own words.
     line = f"sync @model @image.png --source red --target blue --seeds 4-6 --steps 3 --out {tmp_path / 'a'}"
@@ -138,6 +217,10 @@ def test_a_word_that_the_model_does_not_know_is_a_warning(place, tmp_path, capsy
     assert (
         "warning: the model does not know the word 'hart'; the nearest that it knows: heart" in capsys.readouterr().err
     )
+    # Once, for however many seeds and strengths.
+    line = f"edit @model @image.png --prompt hort --steps 3 --seeds 0-1 --sweep 0.3,0.4 --out {tmp_path / 'e'}"
+    assert main(_words(place, line)) == 0
+    assert capsys.readouterr().err.count("the model does not know the word 'hort'") == 1
 
 
 def test_env_and_help(capsys):

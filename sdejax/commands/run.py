@@ -32,13 +32,14 @@ class Run:
 
 Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
 Picture = Annotated[Positional[str], tyro.conf.arg(metavar="PICTURE")]
+OptionalPicture = Annotated[Positional[str | None], tyro.conf.arg(metavar="PICTURE")]
 RunOptions = Annotated[Run, tyro.conf.arg(name="")]
 
 
-def parse_seeds(text: str) -> list[int]:
+def parse_seeds(text: str, one: bool = False) -> list[int]:
     """ "7", "0-63" or "0-3,8" to seeds.
 
-    **Raises:** `ValueError` for anything else.
+    **Raises:** `ValueError` for anything else, and for several where there may be only `one`.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -47,7 +48,16 @@ def parse_seeds(text: str) -> list[int]:
         if first > last or last >= 2**32:
             raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
         seeds.extend(range(first, last + 1))
+    if one and len(seeds) > 1:
+        raise ValueError(f"--seeds={text!r}: must be one seed with --manifest, whose lines may have their own")
     return seeds
+
+
+def check_present(command: Any, needed: dict[str, str]) -> None:
+    """**Raises:** `ValueError` where an option is missing that a manifest's lines could give; by field, its name."""
+    for field, name in needed.items():
+        if getattr(command, field) is None:
+            raise ValueError(f"{name}: is missing; it must be given, or {field!r} in each line of a --manifest")
 
 
 def make_sampler(run: Run) -> Any:
