@@ -61,8 +61,7 @@ def smallest_strength(
 
     **Raises:** `ValueError` where `least` is outside its range, or strength 1 is not as realistic either.
     """
-    if not 0.0 < least < 1.0:
-        raise ValueError(f"realism={least}: must be in (0, 1), the share of the model's samples that are less typical")
+    check_realism(least)
     low, high = 0.0, 1.0
     result = np.asarray(edit(high))
     if realism(result) < least:
@@ -77,3 +76,9 @@ def smallest_strength(
         else:
             low = middle
     return high, result
+
+
+def check_realism(least: float) -> None:
+    """**Raises:** `ValueError` unless it is in (0, 1)."""
+    if not 0.0 < least < 1.0:
+        raise ValueError(f"realism={least}: must be in (0, 1), the share of the model's samples that are less typical")

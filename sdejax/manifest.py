@@ -15,7 +15,8 @@ from typing import Any
 
 from sdejax.produce import record_of
 
-_OF_THE_COMMAND = {"snapshot", "sweep", "manifest", "run"}  # options that are the same for a whole manifest
+# Options that are not a line's: those of the whole manifest, and those that look for a strength.
+_OF_THE_COMMAND = {"snapshot", "sweep", "keep_distance", "realism", "manifest", "run"}
 _OF_THE_RUN = {"out", "seeds", "batch", "json"}  # options of `run` that do not say what an image is
 _LONGEST = 200  # bytes of a name; file systems hold 255 with what is added
 

@@ -48,10 +48,10 @@ ROOMS = [
     ["transfer"],
     ["produce"],
     ["manifest"],
-    ["edits"],
     ["arguments"],
     ["commands"],
-    ["commands.run"],
+    ["commands.run", "commands.editing"],
+    ["commands.wishes"],
     ["commands.edit", "commands.sync", "commands.sample", "commands.strokes", "commands.transfer", "commands.env"],
     ["cli"],
 ]

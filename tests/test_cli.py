@@ -81,6 +81,14 @@ BAD = {
     "sync @model @image.png --source a": "--target: is missing",
     "sync @model --source a --target b": "PICTURE: is missing",
     "sync @model @image.png --source red --target blue --coupling magnetic": "coupling='magnetic': must be",
+    "edit @model @image.png --sweep 0.2,0.3 --realism 0.5": "--sweep=0.2,0.3, --realism=0.5: each says",
+    "edit @model @image.png --realism 1": r"realism=1\.0: must be in \(0, 1\)",
+    "edit @model @image.png --keep-distance 0": r"keep-distance=0\.0: must be above 0",
+    "edit @model @image.png --known colour": "known='colour': must be luminance or blocks:N",
+    "edit @model @image.png --known blocks:3": "factor=3: must divide the image's sides, 8 and 8",
+    "edit @model @image.png --known luminance --mask @mask.png": "known='luminance', mask=.*: give one of them",
+    "edit @model @image.png --negative red": "negative='red': needs a guidance scale",
+    "sample @model --corrector 0": r"snr=0\.0: must be above 0",
     "sample @model --batch 0": "--batch=0: must be at least 1",
     "train @tiny.py": "data=.*empty.*has no image",
     "train @tiny.py --stepz 3": "'--stepz': no such option; did you mean --steps",
@@ -231,3 +239,30 @@ def test_env_and_help(capsys):
     assert main(["--help"]) == 0
     assert "sync-SDE" in capsys.readouterr().out
     assert main([]) == 2
+
+
+def test_a_wished_distance_is_kept_and_the_record_reproduces_the_image(place, tmp_path, capsys):
+    """Within 0.1 of the guide, to 8 bits; the record's strength gives the same picture without the search."""
+    line = f"edit @model @image.png --keep-distance 0.1 --seeds 3 --steps 3 --out {tmp_path / 'near'}"
+    assert main(_words(place, line)) == 0
+    assert "seed 3: strength 0." in capsys.readouterr().err
+    given, near = (np.asarray(Image.open(path).convert("RGB"), float) / 127.5 for path in
+                   (place / "image.png", tmp_path / "near" / "000003.png"))  # fmt: skip
+    assert 0.05 < np.sqrt(np.mean(np.square(near - given))) < 0.1 + 1 / 255
+    strength = json.loads((tmp_path / "near" / "000003.json").read_text())["strength"]
+    line = f"edit @model @image.png --strength {strength!r} --seeds 3 --steps 3 --out {tmp_path / 'again'}"
+    assert main(_words(place, line)) == 0
+    again = np.asarray(Image.open(tmp_path / "again" / "000003.png"), float) / 127.5
+    np.testing.assert_array_equal(again, near)
+
+
+def test_a_known_part_survives_the_command(place, tmp_path):
+    """The block means of the guide, to the rounding of 8 bits; the rest is another image."""
+    line = f"edit @model @image.png --known blocks:4 --strength 0.9 --steps 3 --out {tmp_path / 'known'}"
+    assert main(_words(place, line)) == 0
+    given, found = (np.asarray(Image.open(path).convert("RGB"), float).reshape(2, 4, 2, 4, 3) for path in
+                    (place / "image.png", tmp_path / "known" / "000000.png"))  # fmt: skip
+    inside = (found > 0).all((1, 3)) & (found < 255).all((1, 3))  # clipped pixels move a mean
+    assert inside.any()
+    assert np.abs(found.mean((1, 3)) - given.mean((1, 3)))[inside].max() <= 0.5
+    assert np.abs(found - given).mean() > 5.0

@@ -13,8 +13,8 @@ import sdejax as sj
 from sdejax.checkpoint import save
 from sdejax.cli import main
 from sdejax.commands.edit import Edit
+from sdejax.commands.editing import Editor, edit_manifest
 from sdejax.commands.run import Run
-from sdejax.edits import Editor, edit_manifest
 from sdejax.images import to_array, to_bytes
 from sdejax.inputs import open_input
 from sdejax.manifest import Failures, grouped, read_manifest

@@ -48,8 +48,8 @@ def test_realism_is_uniform_over_the_samples_and_knows_no_units():
 def test_images_of_the_model_are_realistic_and_both_flat_and_rough_ones_are_not():
     """Of N(m, s^2): fresh samples are uniform in [0, 1]; the mean itself, and samples of twice the spread, are at 0.
 
-    The mean is the most likely image of all: a likelihood would call it the most realistic. 96 fresh samples have a mean
-    within 4 standard errors, 0.03, of a half.
+    The mean is the most likely image of all: a likelihood would call it the most realistic. 96 fresh samples have a
+    mean within 4 standard errors, 0.03, of a half.
     """
     sde = VPSDE()
     denoiser = sj.GaussianDenoiser(sde, M, S)

@@ -1,9 +1,14 @@
 """`sdejax edit`: SDEdit on a picture, or on each of a manifest."""
 
 import dataclasses
+import re
+from typing import TYPE_CHECKING
 
 from sdejax.arguments import FLAT
 from sdejax.commands.run import OptionalPicture, Run, RunOptions, Snapshot, check_present, make_sampler, parse_seeds
+
+if TYPE_CHECKING:
+    from sdejax.edit.restore import BlockMeans, Luminance
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +35,16 @@ class Edit:
     """How often the result is fed back as the guide."""
     prompt: str = ""
     """What to edit towards, for a model with text."""
+    negative: str = ""
+    """What to guide away from, with --guidance."""
     guidance: float | None = None
     """Classifier-free guidance scale for the prompt."""
+    known: str | None = None
+    """What of the guide is kept at every noise level: luminance (colourisation) or blocks:N (super-resolution)."""
+    keep_distance: float | None = None
+    """The largest strength whose result stays within this root mean squared difference, in [-1, 1], of the guide."""
+    realism: float | None = None
+    """The smallest strength whose result is more typical than this share of the model's own samples, in (0, 1)."""
     sweep: str | None = None
     """Strengths in place of --strength, such as 0.2,0.3,0.5: each seed at each of them, a row of the sheet per seed."""
     manifest: str | None = None
@@ -42,42 +55,52 @@ class Edit:
 def edit(command: Edit) -> int:
     """Edit the guide once for each seed and strength, or what the manifest says."""
     import sdejax as sj
+    from sdejax.commands.editing import Editor, edit_manifest, edit_one, prompts
+    from sdejax.commands.wishes import find_strength
     from sdejax.edit.coupled import check_strength
-    from sdejax.edits import Editor, edit_manifest, edit_one, prompts
     from sdejax.inputs import Input, open_input
     from sdejax.manifest import Entry
 
     seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
     strengths = [command.strength] if command.sweep is None else parse_sweep(command.sweep)
+    wishes = {"--sweep": command.sweep, "--keep-distance": command.keep_distance, "--realism": command.realism}
+    wished = [f"{name}={value}" for name, value in wishes.items() if value is not None]
+    if len(wished) > 1:
+        raise ValueError(f"{', '.join(wished)}: each says what the strength is; give one of them")
     if command.manifest is None:
         check_present(command, {"guide": "PICTURE"})
-    elif command.sweep is not None:
-        raise ValueError(f"--sweep={command.sweep!r}: is for one picture; in a manifest each line has its strength")
+    elif wished:
+        raise ValueError(f"{wished[0]}: is for one picture; in a manifest each line has its strength")
 
     def check(one: Edit, model: sj.Model) -> None:
         check_present(one, {"guide": "guide"})
         check_strength(one.strength)
         if not 1 <= one.repeats < 2**31:
             raise ValueError(f"repeats={one.repeats}: must be a whole number of at least 1")
-        model.denoiser(one.prompt, one.guidance)
+        model.denoiser(one.prompt, one.guidance, one.negative)
+        if one.known is not None:
+            parse_known(one.known).check((1, *model.shape))
+            masks = {"mask": one.mask, "original": one.original, "paste": one.paste}
+            for name, value in masks.items():
+                if value is not None:
+                    raise ValueError(f"known={one.known!r}, {name}={value!r}: give one of them; both say what is kept")
 
     def open_(one: Edit, shape: tuple[int, int, int]) -> Input:
         how = {"mask": one.mask, "original": one.original, "paste": one.paste, "at": one.at}
         return open_input(one.guide or "", shape, **how, scale=one.scale)
 
-    def compute(model, ones, images, masks, seeds):
-        return sj.sdedit(
-            model.denoiser(prompts(model, [one.prompt for one in ones]), ones[0].guidance),
-            model.sde,
-            images,
-            sj.keys(seeds),
-            strength=ones[0].strength,
-            mask=masks,
-            repeats=ones[0].repeats,
-            sampler=sampler,
-        )
+    def denoiser_of(model, ones):
+        negatives = prompts(model, [one.negative for one in ones]) if any(one.negative for one in ones) else ""
+        return model.denoiser(prompts(model, [one.prompt for one in ones]), ones[0].guidance, negatives)
 
-    files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats")
+    def compute(model, ones, images, masks, seeds):
+        denoiser, one = denoiser_of(model, ones), ones[0]
+        how = {"strength": one.strength, "sampler": sampler}
+        if one.known is not None:
+            return sj.restore(denoiser, model.sde, images, sj.keys(seeds), parse_known(one.known), **how)
+        return sj.sdedit(denoiser, model.sde, images, sj.keys(seeds), mask=masks, repeats=one.repeats, **how)
+
+    files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats", "known")
     editor = Editor(files, shared, check, open_, compute, lambda given: given.replaced)
     model = sj.load(command.snapshot)
     if command.manifest is not None:
@@ -85,10 +108,27 @@ def edit(command: Edit) -> int:
 
     def entry(seed: int, strength: float) -> Entry:
         # 0.3 is 0.30, and 0.834 stays 0.834: other strengths have other names.
+        found = dataclasses.replace(command, strength=strength, sweep=None, keep_distance=None, realism=None)
         label = "" if command.sweep is None else f"-{max(f'{strength:.2f}', repr(strength), key=len)}"
-        return Entry(f"{seed:06d}{label}", seed, dataclasses.replace(command, strength=strength, sweep=None))
+        return Entry(f"{seed:06d}{label}", seed, found)
 
+    if command.keep_distance is not None or command.realism is not None:
+        found = find_strength(editor, command, model, denoiser_of(model, [command]), seeds, sampler)
+        return edit_one(editor, command, model, [[entry(seed, strength)] for seed, strength in found.items()])
     return edit_one(editor, command, model, [[entry(seed, strength) for strength in strengths] for seed in seeds])
+
+
+def parse_known(text: str) -> "BlockMeans | Luminance":
+    """ "luminance" or "blocks:4".
+
+    **Raises:** `ValueError` for anything else.
+    """
+    from sdejax.edit.restore import BlockMeans, Luminance
+
+    match = re.fullmatch(r"blocks:(\d{1,4})", text)
+    if text != "luminance" and not match:
+        raise ValueError(f"known={text!r}: must be luminance or blocks:N, such as blocks:4")
+    return BlockMeans(int(match[1])) if match else Luminance()
 
 
 def parse_sweep(text: str) -> list[float]:

@@ -24,6 +24,8 @@ class Run:
     """Where the steps lie."""
     order: Literal[1, 2] = 2
     """Order of the exponential solver."""
+    corrector: float | None = None
+    """Signal-to-noise ratio of a Langevin step before each step, such as 0.16; costs a second evaluation."""
     batch: int = 32
     """How many images are computed at once."""
     json: bool = False
@@ -69,4 +71,5 @@ def make_sampler(run: Run) -> Any:
 
     if run.batch < 1:
         raise ValueError(f"--batch={run.batch}: must be at least 1")
-    return sj.Sampler(run.steps, run.grid, sj.Exponential(run.order), run.stochasticity)
+    corrector = None if run.corrector is None else sj.Langevin(run.corrector)
+    return sj.Sampler(run.steps, run.grid, sj.Exponential(run.order), run.stochasticity, corrector=corrector)

@@ -36,8 +36,8 @@ class Sync:
 def sync(command: Sync) -> int:
     """Edit the image once for each seed, or what the manifest says."""
     import sdejax as sj
+    from sdejax.commands.editing import Editor, edit_manifest, edit_one, prompts
     from sdejax.edit.coupled import check_strength
-    from sdejax.edits import Editor, edit_manifest, edit_one, prompts
     from sdejax.inputs import open_input
     from sdejax.manifest import Entry
 
