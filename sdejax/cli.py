@@ -14,6 +14,7 @@ _USAGE = """usage: sdejax VERB ...
   sync    an image by what two prompts differ in: sync-SDE
   sample  images from noise
   train   a model on a folder of images
+  evaluate  text edits by several methods, scored: emoji-edits, or a manifest of your own
   import  other people's weights to a snapshot: diffusers, score_sde, DDPM, hf://
   export  a snapshot to safetensors, and to a diffusers folder
   env     versions, devices, what is optional and missing
@@ -28,6 +29,7 @@ _VERBS = {
     "sample": ("sample", "Sample", "sample"),
     "import": ("transfer", "Import", "import_"),
     "export": ("transfer", "Export", "export"),
+    "evaluate": ("evaluate", "Evaluate", "evaluate"),
     "env": ("env", "Env", "env"),
 }
 

@@ -45,10 +45,14 @@ ROOMS = [
     ["loading"],
     ["transfer"],
     ["produce"],
+    ["metrics", "perceptual", "edits"],
+    ["emoji_edits", "evaluation"],
+    ["report"],
     ["arguments"],
     ["commands"],
     ["commands.run"],
     ["commands.edit", "commands.sync", "commands.sample", "commands.transfer", "commands.env"],
+    ["commands.evaluate"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}
