@@ -29,7 +29,7 @@ def load_clip(where: str) -> ImageText:
     """
     with _loading("clip", where) as (torch, transformers):
         model = transformers.CLIPModel.from_pretrained(where).eval()
-        processor = transformers.CLIPImageProcessor.from_pretrained(where)
+        processor = transformers.AutoImageProcessor.from_pretrained(where)
         tokenizer = transformers.AutoTokenizer.from_pretrained(where)
         length = model.config.text_config.max_position_embeddings
 
@@ -97,7 +97,7 @@ def load_lpips(where: str) -> ImageImage:
 
 def _rgb(images: np.ndarray) -> list[np.ndarray]:
     """(n, h, w, 1 or 3) in [-1, 1] to a list of 8-bit RGB, as files hold them."""
-    return list(np.broadcast_to(to_bytes(images), (*images.shape[:3], 3)))
+    return list(np.repeat(to_bytes(images), 3 // images.shape[-1], axis=-1))
 
 
 @contextlib.contextmanager
