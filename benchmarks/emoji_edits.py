@@ -17,7 +17,7 @@ class Arguments:
     data: str = "data/emoji32"
     """What `python -m train.emoji` wrote."""
     out: str = "out/emoji-edits"
-    strengths: str = "0.5,0.6,0.7,0.8"
+    strengths: str = "0.3,0.45,0.6,0.8"
     guidances: str = "1,2,3"
     seeds: str = "0-3"
     steps: int = 20

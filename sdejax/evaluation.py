@@ -208,7 +208,8 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Run the settings that OUT/rows.jsonl does not have yet, and return the rows of the whole grid.
 
-    Beside the rows, OUT/results has a strip of pictures per setting: the results of `shown_edits`.
+    The rows begin with the unedited source's. Beside them, OUT/results has a strip of pictures per setting: the results
+    of `shown_edits`.
 
     **Raises:** `ValueError` where a score is not finite, or OUT holds rows of another model, other edits or steps.
     """
@@ -318,8 +319,11 @@ class _Rows:
                 write_atomically(path, whole.encode())
             self.done = {_place(row): row for row in lines[1:]}
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, (json.dumps(identity) + "\n").encode())
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, (json.dumps(identity) + "\n").encode())
+            except OSError as error:
+                raise ValueError(f"out={str(path.parent)!r}: cannot be written ({error.strerror})") from None
             self.done = {}
 
     def add(self, row: dict[str, Any]) -> None:

@@ -69,11 +69,15 @@ class Scored:
 def gather(rows: Sequence[Mapping[str, Any]]) -> list[Scored]:
     """Rows of `evaluate`, the seeds of a setting together, in the order in which they come.
 
-    Seconds are the median over the seeds; those of a program's first batch the largest.
+    Seconds are the median over the seeds; those of a first batch the largest among the method's programs.
     """
     groups: dict[tuple[str, float, float], list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["method"], row["strength"], row["guidance"]].append(row)
+    first: dict[str, float | None] = defaultdict(lambda: None)
+    for row in rows:
+        if row["first_seconds"] is not None:
+            first[row["method"]] = max(first[row["method"]] or 0.0, row["first_seconds"])
     found = []
     for (method, strength, guidance), same in groups.items():
         scores = {}
@@ -82,8 +86,8 @@ def gather(rows: Sequence[Mapping[str, Any]]) -> list[Scored]:
             there = np.array([value is not None for value in columns[0]])
             values = np.array([[0.0 if value is None else value for value in column] for column in columns])
             scores[metric] = Masked(values.mean(0), there)
-        seconds, first = ([row[key] for row in same if row[key] is not None] for key in ("seconds", "first_seconds"))
-        times = float(np.median(seconds)) if seconds else None, max(first) if first else None
+        seconds = [row["seconds"] for row in same if row["seconds"] is not None]
+        times = float(np.median(seconds)) if seconds else None, first[method]
         found.append(Scored(method, strength, guidance, same[0]["evaluations"], *times, scores))
     return found
 
@@ -125,7 +129,7 @@ def report(edits: Sequence[Edit], rows: Sequence[Mapping[str, Any]], out: str | 
     **Raises:** `ValueError` where matplotlib (extra `metrics`) is not installed.
     """
     out, found, choosing = Path(out), gather(rows), halves(edits)
-    by = criterion(found)
+    by = criterion(found) if len(edits) > 1 else None
     chosen = best_settings(found, by, choosing) if by else _middle(found)
     lines = [_line(one, ~choosing if by else np.ones(len(edits), bool)) for one in chosen.values()]
     drawn = curves(found, chosen)

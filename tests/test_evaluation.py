@@ -371,6 +371,7 @@ BAD = {
     "edits @model @m.jsonl --seeds 0,0": "seeds=0, 0: must be at least one, and none of them twice",
     "edits @model @m.jsonl --steps 0": "steps=0: must be at least 1",
     "edits @model @m.jsonl --limit 1": "--limit=1: must be at least 2",
+    "edits @model @m.jsonl --out @m.jsonl/x": "out=.*cannot be written",
     "emoji-edits @model @m.jsonl": "emoji-edits takes none",
     "emoji-edits @model --data @nowhere": r"data=.*nowhere.*train/captions\.jsonl cannot be read",
     "paintings @model": "paintings",

@@ -43,7 +43,7 @@ class Evaluate:
     methods: str = "all"
     """Some of sync_sde, sdedit, flow_edit, cycle_diffusion, edit_friendly_inversion, ode_inversion, fire_flow,
     rf_inversion, with commas between them."""
-    strengths: str = "0.5,0.6,0.7,0.8"
+    strengths: str = "0.3,0.45,0.6,0.8"
     """The times in (0, 1] that the edits start from."""
     guidances: str = "1,2,3"
     """Classifier-free guidance scales of the target's prompt; 1 is the prompt alone, which saves an evaluation."""
