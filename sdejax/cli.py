@@ -15,6 +15,7 @@ _USAGE = """usage: sdejax VERB ...
   sample  images from noise
   strokes a picture as a stroke painting, a guide for edit
   train   a model on a folder of images
+  evaluate  text edits by several methods, scored: emoji-edits, or a manifest of your own
   import  other people's weights to a snapshot: diffusers, score_sde, DDPM, hf://
   export  a snapshot to safetensors, and to a diffusers folder
   env     versions, devices, what is optional and missing
@@ -30,6 +31,7 @@ _VERBS = {
     "strokes": ("strokes", "Strokes", "strokes"),
     "import": ("transfer", "Import", "import_"),
     "export": ("transfer", "Export", "export"),
+    "evaluate": ("evaluate", "Evaluate", "evaluate"),
     "env": ("env", "Env", "env"),
 }
 

@@ -48,11 +48,16 @@ ROOMS = [
     ["transfer"],
     ["produce"],
     ["manifest"],
+    ["metrics", "perceptual", "edits"],
+    ["emoji_edits", "methods"],
+    ["evaluation"],
+    ["report"],
     ["arguments"],
     ["commands"],
     ["commands.run", "commands.editing"],
     ["commands.wishes"],
     ["commands.edit", "commands.sync", "commands.sample", "commands.strokes", "commands.transfer", "commands.env"],
+    ["commands.evaluate"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}

@@ -55,7 +55,7 @@ class Edit:
 def edit(command: Edit) -> int:
     """Edit the guide once for each seed and strength, or what the manifest says."""
     import sdejax as sj
-    from sdejax.commands.editing import Editor, edit_manifest, edit_one, prompts
+    from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
     from sdejax.commands.wishes import find_strength
     from sdejax.edit.coupled import check_strength
     from sdejax.inputs import Input, open_input
@@ -90,15 +90,18 @@ def edit(command: Edit) -> int:
         return open_input(one.guide or "", shape, **how, scale=one.scale)
 
     def denoiser_of(model, ones):
-        negatives = prompts(model, [one.negative for one in ones]) if any(one.negative for one in ones) else ""
-        return model.denoiser(prompts(model, [one.prompt for one in ones]), ones[0].guidance, negatives)
+        return denoiser(model, [one.prompt for one in ones], ones[0].guidance, [one.negative for one in ones])
 
     def compute(model, ones, images, masks, seeds):
-        denoiser, one = denoiser_of(model, ones), ones[0]
+        one = ones[0]
         how = {"strength": one.strength, "sampler": sampler}
         if one.known is not None:
-            return sj.restore(denoiser, model.sde, images, sj.keys(seeds), parse_known(one.known), **how)
-        return sj.sdedit(denoiser, model.sde, images, sj.keys(seeds), mask=masks, repeats=one.repeats, **how)
+            return sj.restore(
+                denoiser_of(model, ones), model.sde, images, sj.keys(seeds), parse_known(one.known), **how
+            )
+        return sj.sdedit(
+            denoiser_of(model, ones), model.sde, images, sj.keys(seeds), mask=masks, repeats=one.repeats, **how
+        )
 
     files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats", "known")
     editor = Editor(files, shared, check, open_, compute, lambda given: given.replaced)

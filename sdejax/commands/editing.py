@@ -132,6 +132,9 @@ def _done(editor: Editor, entry: Entry, model: Any, out: Path, hashes: Hashes) -
     return is_done(picture, provenance(entry.command, model, task))
 
 
-def prompts(model: Any, texts: list[str | None]) -> Any:
-    """The prompts of a batch as `Model.denoiser` takes them, one per image; none where the model reads no text."""
-    return [text or "" for text in texts] if model.vocabulary is not None else ""
+def denoiser(model: Any, texts: list[str | None], guidance: float | None, negatives: list[str]) -> Any:
+    """The model's denoiser for a batch, a prompt and a negative one for each image; a model without text has none."""
+    if model.vocabulary is None:
+        return model.denoiser()
+    # A prompt for each image, even where all are alike: how many differ must not compile anew.
+    return model.denoiser([text or "" for text in texts], guidance, list(negatives) if guidance is not None else "")

@@ -18,10 +18,17 @@ class Sync:
     """What the image shows. Needed, but for --manifest."""
     target: str | None = None
     """What it should show. Needed, but for --manifest."""
+    method: str = "sync_sde"
+    """sync_sde, or another to compare with: sdedit (of the target), flow_edit, cycle_diffusion,
+    edit_friendly_inversion, ode_inversion, fire_flow or rf_inversion (its source is unconditional)."""
     strength: float = 0.8
     """The time in (0, 1] that the edit starts from; more changes more."""
     mask: str | None = None
     """An image of the image's size: white is edited, black is kept bit for bit, grey is edited less."""
+    source_negative: str = ""
+    """What to guide the source away from, with --source-guidance."""
+    target_negative: str = ""
+    """What to guide the target away from, with --target-guidance."""
     source_guidance: float | None = None
     """Classifier-free guidance scale for the source."""
     target_guidance: float | None = None
@@ -36,7 +43,7 @@ class Sync:
 def sync(command: Sync) -> int:
     """Edit the image once for each seed, or what the manifest says."""
     import sdejax as sj
-    from sdejax.commands.editing import Editor, edit_manifest, edit_one, prompts
+    from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
     from sdejax.edit.coupled import check_strength
     from sdejax.inputs import open_input
     from sdejax.manifest import Entry
@@ -49,25 +56,31 @@ def sync(command: Sync) -> int:
         check_present(one, {"image": "image", "source": "source", "target": "target"})
         check_strength(one.strength)
         sj.Coupling.parse(one.coupling)
-        model.denoiser(one.source, one.source_guidance)
-        model.denoiser(one.target, one.target_guidance)
+        _check_method(one)
+        model.denoiser(one.source, one.source_guidance, one.source_negative)
+        model.denoiser(one.target, one.target_guidance, one.target_negative)
 
     def compute(model, ones, images, masks, seeds):
-        return sj.sync_sde(
-            model.denoiser(prompts(model, [one.source for one in ones]), ones[0].source_guidance),
-            model.denoiser(prompts(model, [one.target for one in ones]), ones[0].target_guidance),
+        one = ones[0]
+        given = (
+            denoiser(
+                model, [each.source for each in ones], one.source_guidance, [each.source_negative for each in ones]
+            ),
+            denoiser(
+                model, [each.target for each in ones], one.target_guidance, [each.target_negative for each in ones]
+            ),
             model.sde,
             images,
             sj.keys(seeds),
-            strength=ones[0].strength,
-            mask=masks,
-            sampler=sampler,
-            coupling=ones[0].coupling,
         )
+        how = {"strength": one.strength, "mask": masks}
+        if one.method == "sync_sde":
+            return sj.sync_sde(*given, **how, sampler=sampler, coupling=one.coupling)
+        return method.edit(*given, **how, steps=one.run.steps, grid=one.run.grid)
 
     editor = Editor(
         files=("image", "mask"),
-        shared=("strength", "source_guidance", "target_guidance", "coupling"),
+        shared=("method", "strength", "source_guidance", "target_guidance", "coupling"),
         check=check,
         open=lambda one, shape: open_input(one.image or "", shape, mask=one.mask),
         compute=compute,
@@ -77,3 +90,16 @@ def sync(command: Sync) -> int:
     if command.manifest is not None:
         return edit_manifest(editor, command, model)
     return edit_one(editor, command, model, [[Entry(f"{seed:06d}", seed, command)] for seed in seeds])
+
+
+def _check_method(one: Sync) -> None:
+    """**Raises:** `ValueError` for a method that there is not, or an option that the method fixes."""
+    from sdejax.methods import METHODS
+
+    if one.method not in METHODS:
+        raise ValueError(f"method={one.method!r}: must be one of {', '.join(METHODS)}")
+    if one.method != "sync_sde":
+        given, usual = {**vars(one.run), "coupling": one.coupling}, {**vars(Run()), "coupling": Sync.coupling}
+        for name in ("coupling", "order", "stochasticity", "corrector"):
+            if given[name] != usual[name]:
+                raise ValueError(f"{name}={given[name]!r}: is for method=sync_sde; {one.method} fixes it")

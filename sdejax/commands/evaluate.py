@@ -1,0 +1,158 @@
+"""`sdejax evaluate`: text edits by several methods, scored."""
+
+import dataclasses
+import json
+import sys
+import warnings
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from sdejax.commands.run import Snapshot, parse_seeds
+
+if TYPE_CHECKING:
+    from sdejax.edits import Edit
+    from sdejax.evaluation import Scorers
+    from sdejax.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Text edits by several methods over strengths, guidances and seeds: a table, curves and a sheet of pictures.
+
+    `emoji-edits` is the benchmark whose true results are known; `edits` reads a MANIFEST: JSON lines {"image",
+    "source", "target"} with optional "mask", "truth", "name" and "family", FlowEdit's yaml or PIE-Bench's
+    mapping_file.json. A run that was stopped goes on where it was.
+    """
+
+    benchmark: Annotated[Positional[Literal["emoji-edits", "edits"]], tyro.conf.arg(metavar="BENCHMARK")]
+    """emoji-edits or edits."""
+    snapshot: Snapshot
+    """A snapshot folder of a model with text."""
+    manifest: Annotated[Positional[str | None], tyro.conf.arg(metavar="MANIFEST")] = None
+    """The manifest of `edits`."""
+    data: str = "data/emoji32"
+    """The folder of `emoji-edits`, which `python -m train.emoji` writes."""
+    images: str | None = None
+    """The folder of a manifest's pictures, where they are not beside it."""
+    out: str = "out/evaluate"
+    """The folder to write: rows.jsonl, table.md, table.json, curves.png, sheet.png,
+    and a strip of pictures a setting.
+    """
+    methods: str = "all"
+    """Some of sync_sde, sdedit, flow_edit, cycle_diffusion, edit_friendly_inversion, ode_inversion, fire_flow,
+    rf_inversion, with commas between them."""
+    strengths: str = "0.3,0.45,0.6,0.8"
+    """The times in (0, 1] that the edits start from."""
+    guidances: str = "1,2,3"
+    """Classifier-free guidance scales of the target's prompt; 1 is the prompt alone, which saves an evaluation."""
+    seeds: str = "0-3"
+    """Seeds such as 7, 0-3 or 0-3,8."""
+    steps: int = 20
+    """Solver steps, at least 1."""
+    batch: int = 102
+    """How many edits are computed at once."""
+    limit: int | None = None
+    """Take only so many edits, the first in the order of a hash of their names."""
+    masked: bool = False
+    """Give the manifest's masks to the methods too, not to the scores alone."""
+    clip: str | None = None
+    """A folder or Hub name of CLIP weights, for the CLIP score."""
+    dino: str | None = None
+    """A folder or Hub name of DINO or DINOv2 weights, for the similarity of images."""
+    lpips: str | None = None
+    """The file of torchvision's AlexNet, or "torchvision" to download it, for LPIPS."""
+    json: bool = False
+    """The table as one JSON object a method on standard output, for machines."""
+
+
+def evaluate(command: Evaluate) -> int:
+    """Run what is left of the grid, and write the report."""
+    import sdejax as sj
+    from sdejax.evaluation import Grid
+    from sdejax.evaluation import evaluate as run
+    from sdejax.methods import METHODS
+    from sdejax.report import METRICS, plotting, report
+
+    grid = Grid(
+        tuple(METHODS) if command.methods == "all" else tuple(command.methods.split(",")),
+        _numbers("strengths", command.strengths),
+        _numbers("guidances", command.guidances),
+        tuple(parse_seeds(command.seeds)),
+        command.steps,
+        command.batch,
+        command.masked,
+    )
+    if command.limit is not None and command.limit < 2:
+        raise ValueError(
+            f"--limit={command.limit}: must be at least 2, one edit to choose settings on and one to report"
+        )
+    plotting()
+    model = sj.load(command.snapshot)
+    edits, scorers = _edits(command, model)
+    _tell_unknown_words(model, edits)
+    rows = run(model, edits, grid, command.out, scorers, lambda text: print(text, file=sys.stderr, flush=True))
+    for line in report(edits, rows, command.out):
+        if command.json:
+            print(json.dumps(line))
+        else:
+            scores = (
+                f"{METRICS[name].title} {score['mean']:.{METRICS[name].digits}f}"
+                for name, score in line["scores"].items()
+                if name in ("l1", "nearest", "kept", "change", "clip")
+            )
+            print(f"{line['method']:24} {'; '.join(scores)}")
+    if not command.json:
+        print(f"{len(edits)} edits in {command.out}: table.md, curves.png, sheet.png")
+    return 0
+
+
+def _edits(command: Evaluate, model: "Model") -> tuple[list["Edit"], "Scorers"]:
+    """The edits, those of the limit, and what scores them."""
+    import numpy as np
+
+    from sdejax.edits import read_edits, some_of
+    from sdejax.evaluation import Scorers
+    from sdejax.metrics import Candidates
+    from sdejax.perceptual import load_clip, load_dino, load_lpips
+
+    if command.benchmark == "emoji-edits":
+        from sdejax.emoji_edits import emoji_edits, read_emoji
+
+        if command.manifest is not None:
+            raise ValueError(f"MANIFEST={command.manifest!r}: emoji-edits takes none, its folder is --data")
+        images, held_out = read_emoji(command.data, model.shape)
+        edits, candidates = emoji_edits(images, held_out), list(images.values())
+    else:
+        if command.manifest is None:
+            raise ValueError("MANIFEST: missing; sdejax evaluate edits SNAPSHOT MANIFEST")
+        edits = read_edits(command.manifest, model.shape, command.images)
+        candidates = [edit.truth for edit in edits if edit.truth is not None]
+        candidates += [edit.source for edit in edits if edit.truth is not None]
+    if command.limit is not None:
+        edits = some_of(edits, command.limit)
+    return edits, Scorers(
+        candidates=Candidates.of(np.stack(candidates)) if candidates else None,
+        clip=load_clip(command.clip) if command.clip else None,
+        dino=load_dino(command.dino) if command.dino else None,
+        lpips=load_lpips(command.lpips) if command.lpips else None,
+    )
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--{option}={text!r}: must be numbers with commas between them") from None
+
+
+def _tell_unknown_words(model: "Model", edits: list["Edit"]) -> None:
+    """One warning for all of them, instead of one per word and setting."""
+    if model.vocabulary is None:
+        return
+    prompts = {prompt for edit in edits for prompt in (edit.source_prompt, edit.target_prompt)}
+    words = sorted({word for prompt in prompts for word in model.vocabulary.unknown(prompt)})
+    if words:
+        few = ", ".join(map(repr, words[:5])) + (", ..." if len(words) > 5 else "")
+        warnings.warn(f"the model does not know {len(words)} words of the prompts: {few}", stacklevel=2)
