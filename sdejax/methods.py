@@ -17,8 +17,8 @@ from sdejax.sampler import GridChoice, Sampler
 class Method:
     """A way to edit by text. `calls` is (source's, target's) denoiser calls for n steps; `drawn` says it uses the seed.
 
-    `edit` takes (source, target, sde, images, keys, strength=, mask=, steps=, grid=); `prompted` says whether its source
-    has the source's prompt or is unconditional.
+    `edit` takes (source, target, sde, images, keys, strength=, mask=, steps=, grid=); `prompted` says whether its
+    source has a prompt or is unconditional.
     """
 
     edit: Callable[..., jax.Array]

@@ -61,18 +61,10 @@ def sync(command: Sync) -> int:
         model.denoiser(one.target, one.target_guidance, one.target_negative)
 
     def compute(model, ones, images, masks, seeds):
-        one = ones[0]
-        given = (
-            denoiser(
-                model, [each.source for each in ones], one.source_guidance, [each.source_negative for each in ones]
-            ),
-            denoiser(
-                model, [each.target for each in ones], one.target_guidance, [each.target_negative for each in ones]
-            ),
-            model.sde,
-            images,
-            sj.keys(seeds),
-        )
+        one, method = ones[0], METHODS[ones[0].method]
+        source = denoiser(model, [each.source for each in ones], one.source_guidance, [e.source_negative for e in ones])
+        target = denoiser(model, [each.target for each in ones], one.target_guidance, [e.target_negative for e in ones])
+        given = (source if method.prompted else model.denoiser(), target, model.sde, images, sj.keys(seeds))
         how = {"strength": one.strength, "mask": masks}
         if one.method == "sync_sde":
             return sj.sync_sde(*given, **how, sampler=sampler, coupling=one.coupling)
