@@ -18,6 +18,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from sdejax.brownian import stream
 from sdejax.compiling import jit
@@ -46,7 +47,7 @@ def _errors(denoiser, sde, images, keys, levels):
 
 
 def denoising_errors(
-    denoiser: Denoiser, sde: SDE, images: jax.Array, keys: jax.Array, levels: tuple[float, ...] = LEVELS
+    denoiser: Denoiser, sde: SDE, images: ArrayLike, keys: jax.Array, levels: tuple[float, ...] = LEVELS
 ) -> jax.Array:
     """l of eq. 20 for images (b, *shape) in [-1, 1], with noises of their keys (b,): (b, len(levels))."""
     check_keys(keys)

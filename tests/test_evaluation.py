@@ -355,14 +355,16 @@ def test_the_command_with_a_manifest_of_ones_own(place, tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["method"] for line in lines] == [UNEDITED, "sdedit"]
     assert lines[1]["evaluations"] == 2
-    # The same again runs nothing, and says the same.
+    # The same again, with the snapshot as an option, runs nothing, and says the same.
+    words = [*words[:2], *words[3:], "--snapshot", words[2]]
     assert main([*words, "--json"]) == 0
     said = capsys.readouterr()
     assert [json.loads(line) for line in said.out.splitlines()] == lines and said.err == ""
 
 
 BAD = {
-    "edits @model": "MANIFEST: missing",
+    "edits @model": "model: must be SNAPSHOT and MANIFEST of edits",
+    "emoji-edits": "paths: must be SNAPSHOT of emoji-edits",
     "edits @model @none.jsonl": r"none\.jsonl.*cannot be read",
     "edits @wordless @m.jsonl": "trained without text",
     "edits @model @m.jsonl --methods magic": "methods='magic': must be among sync_sde, sdedit",
@@ -373,7 +375,7 @@ BAD = {
     "edits @model @m.jsonl --steps 0": "steps=0: must be at least 1",
     "edits @model @m.jsonl --limit 1": "--limit=1: must be at least 2",
     "edits @model @m.jsonl --out @m.jsonl/x": "out=.*cannot be written",
-    "emoji-edits @model @m.jsonl": "emoji-edits takes none",
+    "emoji-edits @model @m.jsonl": "must be SNAPSHOT of emoji-edits",
     "emoji-edits @model --data @nowhere": r"data=.*nowhere.*train/captions\.jsonl cannot be read",
     "paintings @model": "paintings",
 }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from sdejax.commands.run import Snapshot, parse_seeds
+from sdejax.commands.run import parse_seeds
 
 if TYPE_CHECKING:
     from sdejax.edits import Edit
@@ -28,10 +28,10 @@ class Evaluate:
 
     benchmark: Annotated[Positional[Literal["emoji-edits", "edits"]], tyro.conf.arg(metavar="BENCHMARK")]
     """emoji-edits or edits."""
-    snapshot: Snapshot
-    """A snapshot folder of a model with text."""
-    manifest: Annotated[Positional[str | None], tyro.conf.arg(metavar="MANIFEST")] = None
-    """The manifest of `edits`."""
+    paths: Annotated[Positional[tuple[str, ...]], tyro.conf.arg(metavar="[SNAPSHOT] [MANIFEST]")] = ()
+    """The snapshot folder of a model with text, unless --snapshot; and for `edits` the manifest."""
+    snapshot: str | None = None
+    """The snapshot, where it is not the first path."""
     data: str = "data/emoji32"
     """The folder of `emoji-edits`, which `python -m train.emoji` writes."""
     images: str | None = None
@@ -88,9 +88,10 @@ def evaluate(command: Evaluate) -> int:
         raise ValueError(
             f"--limit={command.limit}: must be at least 2, one edit to choose settings on and one to report"
         )
+    snapshot, manifest = _places(command)
     plotting()
-    model = sj.load(command.snapshot)
-    edits, scorers = _edits(command, model)
+    model = sj.load(snapshot)
+    edits, scorers = _edits(command, manifest, model)
     _tell_unknown_words(model, edits)
     rows = run(model, edits, grid, command.out, scorers, lambda text: print(text, file=sys.stderr, flush=True))
     for line in report(edits, rows, command.out):
@@ -108,7 +109,16 @@ def evaluate(command: Evaluate) -> int:
     return 0
 
 
-def _edits(command: Evaluate, model: "Model") -> tuple[list["Edit"], "Scorers"]:
+def _places(command: Evaluate) -> tuple[str, str]:
+    """The snapshot, and the manifest or ""; both are paths, or the snapshot is an option."""
+    paths = [*([] if command.snapshot is None else [command.snapshot]), *command.paths]
+    needed = ["SNAPSHOT"] if command.benchmark == "emoji-edits" else ["SNAPSHOT", "MANIFEST"]
+    if len(paths) != len(needed):
+        raise ValueError(f"{' '.join(paths) or 'paths'}: must be {' and '.join(needed)} of {command.benchmark}")
+    return paths[0], "".join(paths[1:])
+
+
+def _edits(command: Evaluate, manifest: str, model: "Model") -> tuple[list["Edit"], "Scorers"]:
     """The edits, those of the limit, and what scores them."""
     import numpy as np
 
@@ -120,14 +130,10 @@ def _edits(command: Evaluate, model: "Model") -> tuple[list["Edit"], "Scorers"]:
     if command.benchmark == "emoji-edits":
         from sdejax.emoji_edits import emoji_edits, read_emoji
 
-        if command.manifest is not None:
-            raise ValueError(f"MANIFEST={command.manifest!r}: emoji-edits takes none, its folder is --data")
         images, held_out = read_emoji(command.data, model.shape)
         edits, candidates = emoji_edits(images, held_out), list(images.values())
     else:
-        if command.manifest is None:
-            raise ValueError("MANIFEST: missing; sdejax evaluate edits SNAPSHOT MANIFEST")
-        edits = read_edits(command.manifest, model.shape, command.images)
+        edits = read_edits(manifest, model.shape, command.images)
         candidates = [edit.truth for edit in edits if edit.truth is not None]
         candidates += [edit.source for edit in edits if edit.truth is not None]
     if command.limit is not None:

@@ -47,6 +47,7 @@ def sync(command: Sync) -> int:
     from sdejax.edit.coupled import check_strength
     from sdejax.inputs import open_input
     from sdejax.manifest import Entry
+    from sdejax.methods import METHODS
 
     seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
     if command.manifest is None:

@@ -41,7 +41,7 @@ def find_strength(
             assert realism is not None
             return float(realism(np.asarray(denoising_errors(denoiser, model.sde, result[None], keys([seed]))))[0])
 
-        if realism is None:
+        if command.realism is None:
             strength, result = largest_strength(edit, given.image, command.keep_distance)
             wish = f"distance {float(np.sqrt(np.mean(np.square(result - given.image)))):.3f}"
         else:
