@@ -2,6 +2,9 @@
 
 Data     python -m train.emoji data/emoji32
 Command  sdejax train configs/emoji32.py
+Cost     about 2.2 hours on 2 cores of a 2.5 GHz Xeon, at the 0.65 s a step measured with nothing else running
+Result   held-out loss of the denoiser 0.0182 at noise level 1, 0.0452 at 50: checkpoints/emoji32/README.md. A second
+         run, of 10,000 steps with decay=0.4 and word_dropout=0.05, ended higher at every level: 0.0196 and 0.0493
 """
 
 from sdejax.config import Config, OptimiserConfig
@@ -36,11 +39,11 @@ def get_config() -> Config:
         ),
         sde=VPSDE(),
         parametrisation=Parametrisation(prediction="edm", condition="log_level", data_std=0.6),
-        objective=Objective(level_mean=-0.2, level_std=1.5, caption_dropout=0.1, word_dropout=0.05),
-        optimiser=OptimiserConfig(learning_rate=1e-3, warmup=300, decay=0.4),
+        objective=Objective(level_mean=-0.2, level_std=1.5, caption_dropout=0.1, word_dropout=0.02),
+        optimiser=OptimiserConfig(learning_rate=1e-3, warmup=300, decay=0.25),
         batch=64,
-        steps=10_000,
+        steps=12_000,
         ema=(0.999, 0.9995),
         sample_every=2500,
-        checkpoints_forever=5000,
+        checkpoints_forever=4000,
     )

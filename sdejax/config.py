@@ -87,6 +87,9 @@ class Config:
 
     **Devices.** Parameters are spread over `fsdp` devices, images over all.
 
+    **Start.** `start` is a snapshot, or anything else that `sdejax.load` reads, to go on from: the run takes over its
+    weights and with them its network, process, parametrisation and vocabulary, in place of the config's own.
+
     **Files.** `out` is the run's folder (runs/NAME without it). Checkpoints are in its folder checkpoints, or at
     `checkpoints`, which may be any path that orbax takes, such as gs://bucket/run; the newest `checkpoints_kept` stay,
     and each whose step `checkpoints_forever` divides (0: none).
@@ -104,6 +107,7 @@ class Config:
     threads: int = 2
     workers: int = 0
     out: str = ""
+    start: str = ""
     network: NCSNppConfig = NCSNppConfig()
     sde: VPSDE | SubVPSDE | VESDE | RectifiedFlow = VPSDE()
     parametrisation: Parametrisation = Parametrisation()

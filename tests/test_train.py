@@ -72,6 +72,31 @@ def _parameters(folder):
     return jax.tree.leaves(load_snapshot(folder / "snapshot").params)
 
 
+def test_a_run_that_starts_from_a_snapshot_takes_over_its_model(whole, tmp_path):
+    """Its weights, bit for bit, in the parameters and every average; its network and words, whatever the config has.
+
+    Rejects fresh weights, averages that begin elsewhere, and tokens of the new captions' own vocabulary, which would
+    mean other words.
+    """
+    snapshot = whole[0] / "snapshot"
+    given = load_snapshot(snapshot)
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.copy(next(EMOJI.glob("*.png")), few / "a.png")
+    (few / "captions.jsonl").write_text('{"file": "a.png", "caption": "heart zebra"}\n')
+    config = dataclasses.replace(load_config(write_config(tmp_path, "more", few)), start=str(snapshot), ema=(0.9, 0.99))
+    config = dataclasses.replace(config, network=dataclasses.replace(config.network, channels=32))
+    setup = set_up(config)
+    state = setup.fresh_state()
+    for tree in (state.params, *state.ema):
+        for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(given.params), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert setup.model.vocabulary == given.vocabulary
+    np.testing.assert_array_equal(setup.tokens, given.vocabulary.encode(["heart zebra"]))
+    with pytest.raises(ValueError, match=r"start=.*: reads text, and captions=False; they must agree"):
+        set_up(dataclasses.replace(config, captions=False))
+
+
 def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
     """One device; four; and two processes with two devices each, the state spread over fsdp: data 2 x fsdp 2.
 

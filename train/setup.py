@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from sdejax.config import Config
+from sdejax.loading import load as load_model
 from sdejax.model import Model
 from sdejax.nn.text import Vocabulary
 from sdejax.parallel import images_sharding, join, place, state_shardings, train_mesh
@@ -71,6 +72,24 @@ def _init(config: Config, params: Any) -> TrainState:
     return init_state(params, config.optimiser.make(config.steps), len(config.ema))
 
 
+def _fresh(config: Config, images: Images) -> Model:
+    """A model with fresh parameters, whose words are those of the images' captions."""
+    network, vocabulary = config.network, None
+    if config.captions:
+        vocabulary = Vocabulary.of(list(images.captions))
+        network = dataclasses.replace(network, vocabulary=vocabulary.size, words=vocabulary.length)
+    return Model.create(network, config.sde, config.parametrisation, config.seed, vocabulary)
+
+
+def _started(config: Config) -> Model:
+    """The model that the run goes on from."""
+    model = load_model(config.start)
+    if config.captions != (model.vocabulary is not None):
+        reads = "reads no text" if config.captions else "reads text"
+        raise ValueError(f"start={config.start!r}: {reads}, and captions={config.captions}; they must agree")
+    return model
+
+
 def set_up(config: Config) -> Setup:
     """Open the data and make the model and its step.
 
@@ -89,14 +108,10 @@ def set_up(config: Config) -> Setup:
         caption_column=config.caption_column,
     )
     images, held_out = opened(config.data), opened(config.validation) if config.validation else None
-    vocabulary = Vocabulary.of(list(images.captions)) if config.captions else None
-    network, tokens = config.network, None
-    if vocabulary is not None:
-        network = dataclasses.replace(network, vocabulary=vocabulary.size, words=vocabulary.length)
-        tokens = vocabulary.encode(list(images.captions))
-    model = Model.create(network, config.sde, config.parametrisation, config.seed, vocabulary)
+    model = _started(config) if config.start else _fresh(config, images)
+    tokens = None if model.vocabulary is None else model.vocabulary.encode(list(images.captions))
     step = make_train_step(
-        model.graph, config.sde, config.parametrisation, config.objective, config.optimiser.make(config.steps),
+        model.graph, model.sde, model.parametrisation, config.objective, config.optimiser.make(config.steps),
         config.ema, config.seed, accumulate=config.accumulate, mesh=mesh,
     )  # fmt: skip
     shapes = jax.eval_shape(lambda params: _init(config, params), model.params)
