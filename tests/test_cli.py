@@ -72,7 +72,7 @@ BAD = {
     "edit @model @image.png --sweep 0.2,0.20": "--sweep='0.2,0.20': must be different strengths",
     "edit @model --manifest @none.jsonl": r"manifest=.*none\.jsonl.*cannot be read",
     "edit @model --manifest @mask.png --seeds 0-1": "--seeds='0-1': must be one seed with --manifest",
-    "edit @model --manifest @mask.png --sweep 0.2": "--sweep='0.2': is for one picture",
+    "edit @model --manifest @mask.png --sweep 0.2": "--sweep=0.2: is for one picture",
     "strokes @image.png s.jpg": "OUT='s.jpg': must be the name of a PNG file",
     "strokes @image.png @file/s.png": "OUT=.*cannot be written",
     "strokes @none.png s.png": r"none\.png.*no such file",
@@ -261,7 +261,7 @@ def test_a_wished_distance_is_kept_and_the_record_reproduces_the_image(place, tm
 
 def test_a_known_part_survives_the_command(place, tmp_path):
     """The block means of the guide, to the rounding of 8 bits; the rest is another image."""
-    line = f"edit @model @image.png --known blocks:4 --strength 0.9 --steps 3 --out {tmp_path / 'known'}"
+    line = f"edit @model @image.png --known blocks:4 --strength 0.15 --steps 3 --out {tmp_path / 'known'}"
     assert main(_words(place, line)) == 0
     given, found = (np.asarray(Image.open(path).convert("RGB"), float).reshape(2, 4, 2, 4, 3) for path in
                     (place / "image.png", tmp_path / "known" / "000000.png"))  # fmt: skip
