@@ -10,7 +10,7 @@ import pytest
 import sdejax as sj
 from sdejax.brownian import BrownianPaths, clock, stream
 from sdejax.sampler import Exponential, Sampler
-from sdejax.sde import RectifiedFlow
+from sdejax.sde import VESDE, RectifiedFlow
 from sdejax.solve import _depth
 
 SHAPE, STEPS = (4, 4, 3), 12
@@ -66,6 +66,7 @@ def ancestral(sde, t, after, x, signal):
     return (a * kept * x + b * added * signal) / whole, np.sqrt(kept * added / whole)
 
 
+@pytest.mark.parametrize("sde", [VESDE(), RectifiedFlow()], ids=["VE", "RF"])
 @pytest.mark.parametrize("method", ["cycle diffusion", "edit-friendly"])
 def test_the_noises_of_the_images_path_move_the_targets_state(sde, method):
     """The two papers' loops: the noises are solved for along noisy images, then used with the target's denoiser.
@@ -99,6 +100,7 @@ def test_the_noises_of_the_images_path_move_the_targets_state(sde, method):
     )
 
 
+@pytest.mark.parametrize("sde", [RectifiedFlow()], ids=["RF"])
 def test_cycle_diffusion_is_sync_sde_of_first_order(sde):
     """Where theory says so (eq. 14), to the last bit; the default, of second order, is another solution by 0.01."""
     source, target = mixture(sde, 1), mixture(sde, 2)

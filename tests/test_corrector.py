@@ -11,7 +11,7 @@ import pytest
 
 import sdejax as sj
 from sdejax.sampler import Exponential, Langevin, Sampler
-from sdejax.sde import VPSDE
+from sdejax.sde import VESDE, VPSDE, RectifiedFlow
 
 M, S, G = -0.3, 0.5, 0.8
 SHAPE = (8, 8, 3)
@@ -43,6 +43,7 @@ def test_langevin_steps_at_one_time_follow_their_linear_equation(sde, steps):
     assert abs(result.var() / variance - 1.0) < 4.5 * math.sqrt(2.0 / result.size) + 1e-4
 
 
+@pytest.mark.parametrize("sde", [VESDE(), RectifiedFlow()], ids=["VE", "RF"])
 def test_steps_and_corrections_take_turns_at_the_solvers_times(sde):
     """On Gaussian data a whole run is linear, so its variance is a recursion: correct at t, then eq. 9 with lam = 0.
 
@@ -69,6 +70,7 @@ def test_steps_and_corrections_take_turns_at_the_solvers_times(sde):
     assert abs(result.var() / variance - 1.0) < 4.5 * math.sqrt(2.0 / result.size) + 1e-3
 
 
+@pytest.mark.parametrize("sde", [VESDE(), RectifiedFlow()], ids=["VE", "RF"])
 def test_the_noise_of_the_corrector_cancels_between_equal_texts(sde):
     image = jax.random.uniform(jax.random.key(0), (1, *SHAPE), minval=-1.0)
     denoiser = sj.MixtureDenoiser(sde, jnp.ones(3), jax.random.uniform(jax.random.key(1), (3, *SHAPE)), 0.4)

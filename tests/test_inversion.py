@@ -11,7 +11,7 @@ import pytest
 import sdejax as sj
 from sdejax.brownian import BrownianPaths, stream
 from sdejax.sampler import Exponential, Sampler
-from sdejax.sde import VPSDE, RectifiedFlow
+from sdejax.sde import VESDE, VPSDE, RectifiedFlow
 
 M, S, DM, S2 = -0.3, 0.5, 0.7, 0.8
 SHAPE = (4, 4, 3)
@@ -96,6 +96,7 @@ def test_rf_inversion_is_the_papers_two_loops():
     np.testing.assert_allclose(edited, y, atol=2e-4)
 
 
+@pytest.mark.parametrize("sde", [VESDE(), RectifiedFlow()], ids=["VE", "RF"])
 def test_the_limits_of_rf_inversion(sde):
     """No pull is ODE inversion; the noise's full pull is SDEdit's noise under the ODE; the image's returns the image.
 
@@ -117,6 +118,7 @@ def test_the_limits_of_rf_inversion(sde):
     np.testing.assert_allclose(returned, np.broadcast_to(IMAGE, returned.shape), atol=1e-4)
 
 
+@pytest.mark.parametrize("sde", [VESDE()], ids=["VE"])
 @pytest.mark.parametrize("method", EDITORS)
 def test_a_masked_pixel_is_the_image_bit_for_bit(sde, method):
     inside = np.zeros(SHAPE[:2], bool)

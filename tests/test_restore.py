@@ -10,7 +10,7 @@ from PIL import Image
 
 import sdejax as sj
 from sdejax.sampler import Sampler
-from sdejax.sde import VPSDE
+from sdejax.sde import VESDE, VPSDE, RectifiedFlow
 
 M, S = 0.2, 0.5
 SHAPE = (8, 8, 3)
@@ -19,6 +19,7 @@ GUIDE = jax.random.uniform(jax.random.key(0), (1, *SHAPE), minval=-1.0)
 PARTS = {"luminance": sj.Luminance(), "blocks": sj.BlockMeans(4)}
 
 
+@pytest.mark.parametrize("sde", [VESDE(), RectifiedFlow()], ids=["VE", "RF"])
 @pytest.mark.parametrize("part", PARTS)
 def test_what_is_known_is_kept_whatever_the_model_wants(sde, part):
     """Float32. Known parts that are put in place at the end alone leave the rest as it is without them; see below."""
@@ -31,6 +32,7 @@ def test_what_is_known_is_kept_whatever_the_model_wants(sde, part):
     assert np.abs(restored - GUIDE).mean() > 0.1
 
 
+@pytest.mark.parametrize("sde", [VESDE(), RectifiedFlow()], ids=["VE", "RF"])
 @pytest.mark.parametrize("part", PARTS)
 def test_for_independent_pixels_the_unknown_part_is_drawn_from_the_model(sde, part):
     """Of N(m, s^2) in every value the two parts are independent: the unknown one has the mean (1 - P) m.
