@@ -29,8 +29,8 @@ def main() -> int:
     import tyro
 
     from sdejax.commands.run import parse_seeds
-    from sdejax.emoji_edits import COUNT
-    from sdejax.evaluation import Grid
+    from sdejax.evaluation.emoji_edits import COUNT
+    from sdejax.evaluation.run import SettingGrid
     from sdejax.methods import METHODS
 
     arguments = tyro.cli(Arguments)
@@ -38,7 +38,7 @@ def main() -> int:
         strengths, guidances = (
             tuple(map(float, text.split(","))) for text in (arguments.strengths, arguments.guidances)
         )
-        grid = Grid(tuple(METHODS), strengths, guidances, tuple(parse_seeds(arguments.seeds)), arguments.steps)
+        grid = SettingGrid(tuple(METHODS), strengths, guidances, tuple(parse_seeds(arguments.seeds)), arguments.steps)
         settings = grid.settings()
         each = [METHODS[setting.method].evaluations(grid.steps, setting.guidance) for setting in settings]
         print(f"{len(settings)} settings of {COUNT} edits, {COUNT * sum(each)} evaluations of one image")

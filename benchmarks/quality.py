@@ -29,8 +29,9 @@ import numpy as np
 
 import sdejax as sj
 from sdejax.denoiser import Denoiser
+from sdejax.evaluation.emoji_edits import read_emoji
 from sdejax.guides import stroke_painting
-from sdejax.images import contact_sheet, open_image, save_png, to_array, to_image, write_atomically
+from sdejax.images import contact_sheet, save_png, to_array, to_image, write_atomically
 
 BUDGETS = (5, 10, 20, 50, 100, 500)
 STRENGTH = 0.5
@@ -105,7 +106,7 @@ def kernel_distance(x: np.ndarray, y: np.ndarray) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is drawn: `draw(sampler, first, count, denoiser)` gives the images of the seeds from `first` on."""
+    """What is drawn, and from which guides: one of them for each seed, over and over; none for samples."""
 
     name: str
     model: sj.Model
@@ -146,16 +147,10 @@ class Arguments:
     """Whether to run the adaptive solver too."""
 
 
-def _pictures(folder: Path) -> list[Path]:
-    rows = [json.loads(line) for line in (folder / "captions.jsonl").read_text(encoding="utf-8").splitlines()]
-    return [folder / row["file"] for row in rows]
-
-
-def tasks(arguments: Arguments) -> list[Task]:
+def tasks(arguments: Arguments, model: sj.Model, held_out: list[np.ndarray]) -> list[Task]:
     """The two tasks."""
-    model = sj.load(arguments.snapshot)
-    held_out = _pictures(Path(arguments.data) / "heldout")[: arguments.images]
-    guides = np.stack([to_array(stroke_painting(open_image(path))) for path in held_out])
+    paintings = [stroke_painting(to_image(image)) for image in held_out[: arguments.images]]
+    guides = np.stack([to_array(painting) for painting in paintings])
     return [Task("samples", model, None, arguments.batch), Task("strokes", model, guides, arguments.batch)]
 
 
@@ -168,8 +163,9 @@ def main() -> None:
     log = out / "quality.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
     known = {(row["task"], row["method"], row["budget"]) for row in rows}
-    training = np.stack([to_array(open_image(path)) for path in _pictures(Path(arguments.data) / "train")])
-    real = features(training)
+    model = sj.load(arguments.snapshot)
+    images, unseen = read_emoji(arguments.data, model.shape)
+    real = features(np.stack([image for name, image in images.items() if name not in unseen]))
     middle, spread = real.mean(0), real.std()
 
     def distance(images: np.ndarray) -> float:
@@ -180,7 +176,7 @@ def main() -> None:
         write_atomically(log, "".join(json.dumps(row) + "\n" for row in rows).encode())
         print(json.dumps(row), flush=True)
 
-    for task in tasks(arguments):
+    for task in tasks(arguments, model, [images[name] for name in images if name in unseen]):
         fine: dict[str, np.ndarray] = {}
         for name in arguments.methods:
             method = METHODS[name]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sdejax.edits import decode_runs, read_edits, some_of
-from sdejax.emoji_edits import attributes, choose_edits, emoji_edits
+from sdejax.evaluation.edits import decode_runs, read_edits, some_of
+from sdejax.evaluation.emoji_edits import attributes, choose_edits, emoji_edits
 from sdejax.images import to_array
 
 SHAPE = (8, 8, 3)

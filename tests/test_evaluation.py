@@ -14,16 +14,16 @@ import sdejax as sj
 from sdejax.checkpoint import save
 from sdejax.cli import main
 from sdejax.denoiser import pytree
-from sdejax.edits import Edit
-from sdejax.evaluation import UNEDITED, Grid, Scorers, Setting, evaluate, shown_edits
+from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.report import best_settings, criterion, gather, halves, report
+from sdejax.evaluation.run import UNEDITED, Scorers, Setting, SettingGrid, evaluate, shown_edits
 from sdejax.images import save_png, to_array, to_image
 from sdejax.methods import METHODS
 from sdejax.metrics import Candidates, l1
-from sdejax.report import best_settings, criterion, gather, halves, report
 from tests.tiny import CONFIG, tiny_model
 
 PROMPTS = ("red heart", "blue heart", "green circle", "square")
-ONE = Grid(("sync_sde",), (0.6,), (1.0,), (0,), steps=2)
+ONE = SettingGrid(("sync_sde",), (0.6,), (1.0,), (0,), steps=2)
 
 
 def _edits(count=4, truth=True):
@@ -69,7 +69,7 @@ def model():
 def finished(model, tmp_path_factory):
     """Two methods, two strengths, two guidances, two seeds over four edits: the folder and its rows."""
     out = tmp_path_factory.mktemp("run")
-    grid = Grid(("sdedit", "ode_inversion"), (0.4, 0.8), (1.0, 2.0), (0, 3), steps=2, batch=3)
+    grid = SettingGrid(("sdedit", "ode_inversion"), (0.4, 0.8), (1.0, 2.0), (0, 3), steps=2, batch=3)
     edits = _edits()
     scorers = Scorers(Candidates.of(np.stack([edit.truth for edit in edits])))
     return out, grid, edits, scorers, evaluate(model, edits, grid, out, scorers)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sdejax.perceptual import load_clip, load_dino, load_lpips
+from sdejax.evaluation.perceptual import load_clip, load_dino, load_lpips
 
 
 def _images(n=3, side=40, channels=3, seed=0):

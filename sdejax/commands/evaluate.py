@@ -12,8 +12,8 @@ from tyro.conf import Positional
 from sdejax.commands.run import parse_seeds
 
 if TYPE_CHECKING:
-    from sdejax.edits import Edit
-    from sdejax.evaluation import Scorers
+    from sdejax.evaluation.edits import Edit
+    from sdejax.evaluation.run import Scorers
     from sdejax.model import Model
 
 
@@ -70,12 +70,12 @@ class Evaluate:
 def evaluate(command: Evaluate) -> int:
     """Run what is left of the grid, and write the report."""
     import sdejax as sj
-    from sdejax.evaluation import Grid
-    from sdejax.evaluation import evaluate as run
+    from sdejax.evaluation.report import METRICS, plotting, report
+    from sdejax.evaluation.run import SettingGrid
+    from sdejax.evaluation.run import evaluate as run
     from sdejax.methods import METHODS
-    from sdejax.report import METRICS, plotting, report
 
-    grid = Grid(
+    grid = SettingGrid(
         tuple(METHODS) if command.methods == "all" else tuple(command.methods.split(",")),
         _numbers("strengths", command.strengths),
         _numbers("guidances", command.guidances),
@@ -122,13 +122,13 @@ def _edits(command: Evaluate, manifest: str, model: "Model") -> tuple[list["Edit
     """The edits, those of the limit, and what scores them."""
     import numpy as np
 
-    from sdejax.edits import read_edits, some_of
-    from sdejax.evaluation import Scorers
+    from sdejax.evaluation.edits import read_edits, some_of
+    from sdejax.evaluation.perceptual import load_clip, load_dino, load_lpips
+    from sdejax.evaluation.run import Scorers
     from sdejax.metrics import Candidates
-    from sdejax.perceptual import load_clip, load_dino, load_lpips
 
     if command.benchmark == "emoji-edits":
-        from sdejax.emoji_edits import emoji_edits, read_emoji
+        from sdejax.evaluation.emoji_edits import emoji_edits, read_emoji
 
         images, held_out = read_emoji(command.data, model.shape)
         edits, candidates = emoji_edits(images, held_out), list(images.values())

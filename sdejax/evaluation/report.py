@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from sdejax.edits import Edit
-from sdejax.evaluation import UNEDITED, Setting, shown_edits
+from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.run import UNEDITED, Setting, shown_edits
 from sdejax.images import contact_sheet, save_png, to_image, write_atomically
 from sdejax.metrics import Masked, bootstrap_interval
 

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdejax.edits import Edit
+from sdejax.evaluation.edits import Edit
 from sdejax.images import fit, open_image, to_array
 
 COUNT = 306

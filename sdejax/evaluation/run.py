@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from sdejax.edits import Edit
+from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.perceptual import ImageImage, ImageText
 from sdejax.images import contact_sheet, save_png, to_image, write_atomically
 from sdejax.methods import METHODS
 from sdejax.metrics import Candidates, check_finite, kept_pixels, l1, preservation, psnr, ssim
 from sdejax.model import Model, UnknownWordWarning
-from sdejax.perceptual import ImageImage, ImageText
 from sdejax.sample import keys
 
 UNEDITED = "unedited"  # the source as its own result: what a method must beat
@@ -48,7 +48,7 @@ _SOURCE = Setting(UNEDITED, 0.0, 1.0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class SettingGrid:
     """What is run: every method at every strength, guidance and seed (one seed where nothing is drawn)."""
 
     methods: tuple[str, ...]
@@ -156,7 +156,7 @@ def shown_edits(edits: Sequence[Edit]) -> list[int]:
 def evaluate(
     model: Model,
     edits: Sequence[Edit],
-    grid: Grid,
+    grid: SettingGrid,
     out: str | Path,
     scorers: Scorers,
     tell: Callable[[str], None] = lambda text: None,
@@ -193,7 +193,7 @@ def evaluate(
     return rows.of(settings)
 
 
-def _run(model: Model, edits: Sequence[Edit], grid: Grid, setting: Setting) -> tuple[np.ndarray, list[float]]:
+def _run(model: Model, edits: Sequence[Edit], grid: SettingGrid, setting: Setting) -> tuple[np.ndarray, list[float]]:
     """The results (n, h, w, c) of a setting, and the seconds of each batch."""
     method, batch = METHODS[setting.method], min(grid.batch, len(edits))
     results, seconds = [], []
@@ -242,7 +242,7 @@ def _row(
     }
 
 
-def _identity(model: Model, edits: Sequence[Edit], grid: Grid, scorers: Scorers) -> dict[str, Any]:
+def _identity(model: Model, edits: Sequence[Edit], grid: SettingGrid, scorers: Scorers) -> dict[str, Any]:
     """What rows must share to be in one table."""
     digest = hashlib.sha256()
     for edit in edits:
