@@ -27,7 +27,8 @@ def draws(sde, times, stream_number=0):
     """The unit noises that the library draws for the steps from `times`: that of the start, then one a step."""
     paths = BrownianPaths(stream(stream(KEYS, 0), stream_number), SHAPE, _depth(len(times)))
     s = clock(jnp.log(sde.tau(times)))
-    values = [jax.jit(paths.evaluate)(point) for point in s]
+    evaluate = jax.jit(paths.evaluate)
+    values = [evaluate(point) for point in s]
     noises = [(b - a) / jnp.sqrt(v - u) for a, b, u, v in zip(values, values[1:], s, s[1:], strict=False)]
     return [paths.start(), *noises]
 

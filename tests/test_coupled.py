@@ -49,13 +49,13 @@ def test_correlated_noises_leave_the_closed_form_variance(rho):
 
     Each noise alone would leave the variance s^2 (1 - k) of SDEdit's, k = s^2 / (s^2 + tau), and d has both.
     """
-    sampler, strength = Sampler(steps=100), 0.6
+    sampler, strength = Sampler(steps=60), 0.6
     moved = sj.sync_sde(*pair(SDE), SDE, IMAGE, KEYS, strength=strength, sampler=sampler, coupling=f"correlated({rho})")
     moved = np.asarray(moved - IMAGE, np.float64)
     tau = float(SDE.tau(strength))
     k = S**2 / (S**2 + tau)
     variance = 2.0 * (1.0 - rho) * S**2 * (1.0 - k)
-    # 4.5 standard errors of 24576 values, and the error of 100 steps.
+    # 4.5 standard errors of 24576 values, and the error of 60 steps.
     assert abs(moved.mean() - DM * (1.0 - k)) < 4.5 * (variance / moved.size) ** 0.5 + 0.003
     # Without the 2, with rho in place of 1 - rho, or another noise for z than its own, this is off by half and more.
     assert abs(moved.var() / variance - 1.0) < 4.5 * (2.0 / moved.size) ** 0.5 + 0.02

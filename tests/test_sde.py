@@ -52,7 +52,7 @@ def closed_forms(sde, t):
 
 @every_sde
 def test_the_simulated_forward_sde_has_the_mean_and_variance_of_eq_1(sde):
-    paths, steps, x0 = 2**14, 1000, 1.5
+    paths, steps, x0 = 2**14, 400, 1.5
     key, first = jax.random.split(jax.random.key(0, impl="rbg"))  # quick to compile and to draw from
 
     @jax.jit

@@ -22,13 +22,13 @@ import pytest
 
 import sdejax as sj
 from sdejax.sampler import Sampler
-from sdejax.sde import VESDE, VPSDE
+from sdejax.sde import VESDE, VPSDE, RectifiedFlow
 
 M, S, G = -0.3, 0.5, 0.8
 SHAPE = (8, 8, 3)
 KEYS = sj.keys(range(128))
 GUIDE = jnp.full((1, *SHAPE), G)
-SAMPLER = Sampler(steps=200)
+SAMPLER = Sampler(steps=60)
 
 
 def closed_form(sde, strength, lam):
@@ -39,7 +39,7 @@ def closed_form(sde, strength, lam):
 
 
 def check(values, mean, variance):
-    """Mean and variance of independent values, to 4.5 standard errors and the error of 200 steps."""
+    """Mean and variance of independent values, to 4.5 standard errors and the error of 60 steps."""
     values = np.asarray(values, np.float64).reshape(-1)
     assert abs(values.mean() - mean) < 4.5 * (variance / values.size) ** 0.5 + 0.002
     assert abs(values.var() / variance - 1.0) < 4.5 * (2.0 / values.size) ** 0.5 + 0.01
@@ -47,7 +47,7 @@ def check(values, mean, variance):
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])
 def test_gaussian_data_has_the_closed_form_mean_and_variance(sde, lam):
-    sampler = Sampler(steps=200, stochasticity=lam)
+    sampler = Sampler(steps=60, stochasticity=lam)
     denoiser = sj.GaussianDenoiser(sde, M, S)
     for strength in (0.35, 0.6):
         shrink, variance = closed_form(sde, strength, lam)
@@ -67,7 +67,7 @@ def test_a_mask_value_is_the_strength_of_its_pixels(sde):
     mask = jnp.repeat(jnp.array(values), 2)[:, None] * jnp.ones((8, 8))
     denoiser = sj.GaussianDenoiser(sde, M, S)
     for lam in (0.0, 1.0):
-        sampler = Sampler(steps=200, stochasticity=lam)
+        sampler = Sampler(steps=60, stochasticity=lam)
         result = sj.sdedit(denoiser, sde, GUIDE, KEYS, strength=0.7, mask=mask, sampler=sampler)
         for i, value in enumerate(values):
             shrink, variance = closed_form(sde, value * 0.7, lam)
@@ -76,14 +76,14 @@ def test_a_mask_value_is_the_strength_of_its_pixels(sde):
             check(result[:, 2 * i : 2 * i + 2], M + shrink * (G - M), variance)
 
 
+@pytest.mark.parametrize("sde", [VPSDE(), RectifiedFlow()], ids=["VP", "RF"])
 def test_repeats_compose(sde):
     """K repeats are r <- m + shrink (r - m) + fresh noise: mean shrink^K, variance v (1 + shrink^2 + ...)."""
     shrink, variance = closed_form(sde, 0.4, 1.0)
     denoiser = sj.GaussianDenoiser(sde, M, S)
-    for k in (3,):
-        result = sj.sdedit(denoiser, sde, GUIDE, KEYS, strength=0.4, repeats=k, sampler=SAMPLER)
-        # The same noise in every repeat has up to 3 times the variance; noising the first guide again has K = 1's.
-        check(result, M + shrink**k * (G - M), variance * sum(shrink ** (2 * i) for i in range(k)))
+    result = sj.sdedit(denoiser, sde, GUIDE, KEYS, strength=0.4, repeats=3, sampler=SAMPLER)
+    # The same noise in every repeat has up to 3 times the variance; noising the first guide again has K = 1's.
+    check(result, M + shrink**3 * (G - M), variance * sum(shrink ** (2 * i) for i in range(3)))
 
 
 def test_the_smallest_strength_returns_the_guide(sde):

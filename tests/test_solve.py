@@ -91,7 +91,7 @@ def test_strong_order(fine, solver, lam, least, most):
 
 def test_a_solver_with_levy_area_converges_faster_than_the_increments_allow():
     """ShARK is of strong order 1.5; its tree draws a Levy area too, so its path is another than the increments'."""
-    fine = run(Sampler(769, solver=diffrax.ShARK()))
+    fine = run(Sampler(385, solver=diffrax.ShARK()))
     errors = [rms(run(Sampler(n, solver=diffrax.ShARK())) - fine) for n in (25, 97)]
     # 1 where the Levy area does not belong to the increment that it comes with.
     assert np.log(errors[0] / errors[1]) / np.log(4.0) > 1.35, errors
