@@ -1,4 +1,4 @@
-"""The training program on a dozen committed emoji: runs that are stopped, killed, spread out, and broken."""
+"""The training program on a dozen committed emoji: runs that are stopped, killed, spread out, broken, and bundled."""
 
 import dataclasses
 import os
@@ -16,7 +16,11 @@ from PIL import Image
 from sdejax.checkpoint import load_snapshot
 from sdejax.cli import main
 from sdejax.config import load_config
+from sdejax.images import to_array
 from tests.train_run import EMOJI, finish, free_port, losses, rows, start, write_config
+from train.bundle import bundle, nearest_training_images
+from train.bundle import main as bundle_main
+from train.data import load
 from train.emoji import held_out, read_emoji_test
 from train.setup import set_up
 
@@ -103,12 +107,12 @@ def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
     1e-5 relative over 20 steps: sums in another order. Rejects noise, dropout or times drawn for each device, a loss
     averaged over one process alone, and rows of a batch in an order that depends on the processes: each by 1e-2 or so.
     """
-    finish(start(write_config(tmp_path, "four"), devices=4))
+    four = start(write_config(tmp_path, "four"), devices=4)
     config, port = write_config(tmp_path, "processes"), free_port()
     told = ["--processes.coordinator", f"127.0.0.1:{port}", "--processes.count", "2", "--fsdp", "2"]
     told += ["--sample-every", "20", "--validation", str(EMOJI)]  # which need every process, too
     both = [start(config, *told, "--processes.index", str(index), devices=2) for index in (0, 1)]
-    for process in both:
+    for process in (four, *both):
         finish(process)
     expected = losses(whole[0])
     assert sorted(expected) == list(range(1, 21))
@@ -211,6 +215,62 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words, named, tmp_path, ca
     assert re.search(named, error)
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def bundled(whole):
+    """The config of the whole run, whose held-out images are its training images."""
+    return load_config(whole[0] / "config.json")
+
+
+def test_the_nearest_training_image_and_how_far_it_is(bundled):
+    """A training image brighter by 0.01 is 0.01 from itself, and held-out images that are training images 0.
+
+    1e-4: squared distances by the expanded square, in float32. Rejects a sum for the mean (a hundred times as much),
+    the mean of squares without its root (0.0001), and the nearest under another metric, such as the product alone
+    (which finds the image of largest norm).
+    """
+    setup = set_up(bundled)
+    training = to_array(load(setup.images, range(len(setup.images.names)), setup.model.shape, bundled.crop))
+    nearest = nearest_training_images(setup, training + np.float32(0.01))
+    np.testing.assert_array_equal(nearest.images, training)
+    np.testing.assert_allclose(nearest.distances, 0.01, rtol=1e-4)
+    np.testing.assert_allclose(nearest.held_out, 0.0, atol=1e-7)
+
+
+def test_the_bundle_holds_the_average_and_tells_its_loss(bundled, tmp_path):
+    """Its weights are the run's average in half precision, and its card has the loss that these weights have.
+
+    2^-11 relative is half precision's rounding. Rejects the raw weights instead of their average (differs by a step's
+    size, 1e-3 of a weight and more), and a card written from other weights than those in the folder.
+    """
+    out = tmp_path / "bundle"
+    bundle(bundled, out, licence="a licence", note="a note")
+    model, average = load_snapshot(out), load_snapshot(bundled.folder / "snapshot")
+    for a, b in zip(jax.tree.leaves(model.params), jax.tree.leaves(average.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2**-11, atol=2**-24)
+    card = (out / "README.md").read_text(encoding="utf-8")
+    validation = set_up(bundled).validation()
+    for level, loss in validation.loss(model.params).items():
+        assert f"| {level} | {loss:.5f} |" in card
+    assert "| Licence | a licence |" in card
+    assert "| Note | a note |" in card
+    assert "| Steps | 20 of 8 images |" in card
+    for picture in ("samples", "nearest", "curves"):
+        assert (out / f"{picture}.png").is_file()
+        assert f"]({picture}.png)" in card
+
+
+def test_a_run_that_has_not_begun_is_refused(tmp_path, monkeypatch, capsys):
+    """One sentence, exit code 2, and no folder."""
+    config = write_config(tmp_path, "none")
+    monkeypatch.setattr("sys.argv", ["train.bundle", str(config), str(tmp_path / "out")])
+    assert bundle_main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: out=")
+    assert "train first" in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_held_out_rule_is_fixed():
