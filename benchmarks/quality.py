@@ -14,10 +14,12 @@ and two figures for each sampler and number of network evaluations:
               divided by its standard deviation over all of them
 
 The kernel inception distance proper needs a network trained on photographs, which says little of 32 pixel emoji.
-Results are kept in OUT/quality.jsonl as they come, and a row that is there is not computed again.
+Results are kept in OUT/quality.jsonl as they come, and a row that is there is not computed again; `--methods` and
+`--budgets` take a part of the whole, which the next call goes on from.
 """
 
 import dataclasses
+import io
 import json
 import time
 from collections.abc import Callable
@@ -127,6 +129,15 @@ class Task:
             images.append(np.asarray(drawn))
         return np.concatenate(images)[:count]
 
+    def fine(self, reference: str, count: int, out: Path) -> np.ndarray:
+        """The first images solved in 2000 steps; kept in `out`, since that takes minutes."""
+        path = out / f"fine-{self.name}-{reference}.npy"
+        if not path.is_file():
+            buffer = io.BytesIO()
+            np.save(buffer, self.draw(REFERENCES[reference], count))
+            write_atomically(path, buffer.getvalue())
+        return np.load(path)
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -177,30 +188,27 @@ def main() -> None:
         print(json.dumps(row), flush=True)
 
     for task in tasks(arguments, model, [images[name] for name in images if name in unseen]):
-        fine: dict[str, np.ndarray] = {}
         for name in arguments.methods:
             method = METHODS[name]
             for budget in arguments.budgets:
                 if (task.name, name, budget) in known:
                     continue
-                if method.reference and method.reference not in fine:
-                    fine[method.reference] = task.draw(REFERENCES[method.reference], arguments.compared)
+                fine = task.fine(method.reference, arguments.compared, out) if method.reference else None
                 started = time.perf_counter()
                 images = task.draw(method.make(budget), arguments.images)
                 row = {"task": task.name, "method": name, "budget": budget, "distance": distance(images)}
-                if method.reference:
-                    difference = images[: arguments.compared] - fine[method.reference]
-                    row["error"] = float(np.sqrt(np.mean(np.square(difference))))
+                if fine is not None:
+                    row["error"] = float(np.sqrt(np.mean(np.square(images[: arguments.compared] - fine))))
                 keep({**row, "seconds": time.perf_counter() - started})
                 few = [to_image(image) for image in images[:32]]
                 save_png(out / f"{task.name}-{name}-{budget}.png", contact_sheet(few, columns=16, scale=2))
         if arguments.adaptive:
-            _adaptive(task, arguments, known, distance, keep, fine)
+            _adaptive(task, arguments, known, distance, keep)
     if rows:
         write_atomically(out / "quality.png", draw(rows))
 
 
-def _adaptive(task: Task, arguments: Arguments, known: set, distance: Callable, keep: Callable, fine: dict) -> None:
+def _adaptive(task: Task, arguments: Arguments, known: set, distance: Callable, keep: Callable) -> None:
     """Heun's method on the ODE with steps of its own choice, by tolerance; its evaluations are counted."""
     for tolerance in TOLERANCES:
         calls = [0]
@@ -214,9 +222,8 @@ def _adaptive(task: Task, arguments: Arguments, known: set, distance: Callable, 
         sampler = sj.Sampler(20, "log_snr", diffrax.Heun(), 0.0, diffrax.PIDController(rtol=tolerance, atol=tolerance))
         images = task.draw(sampler, arguments.images, _Counted(task.model.denoiser(), count))
         jax.effects_barrier()
-        if "ode" not in fine:
-            fine["ode"] = task.draw(REFERENCES["ode"], arguments.compared)
-        error = float(np.sqrt(np.mean(np.square(images[: arguments.compared] - fine["ode"]))))
+        fine = task.fine("ode", arguments.compared, Path(arguments.out))
+        error = float(np.sqrt(np.mean(np.square(images[: arguments.compared] - fine))))
         evaluations = calls[0] / -(-arguments.images // arguments.batch)
         keep({"task": task.name, "method": name, "budget": 0, "evaluations": evaluations, "distance": distance(images),
               "error": error})  # fmt: skip
@@ -224,8 +231,6 @@ def _adaptive(task: Task, arguments: Arguments, known: set, distance: Callable, 
 
 def draw(rows: list[dict]) -> bytes:
     """The two figures over the evaluations, a panel for each task, as a PNG."""
-    import io
-
     from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
     names = list(dict.fromkeys(row["task"] for row in rows))
