@@ -214,7 +214,7 @@ def _run(model: Model, edits: Sequence[Edit], grid: SettingGrid, setting: Settin
             target,
             model.sde,
             np.stack([edit.source for edit in filled]),
-            keys(_seed(edit.name, setting.seed) for edit in filled),
+            keys(edit_seed(edit.name, setting.seed) for edit in filled),
             strength=setting.strength,
             mask=masks if grid.masked else None,
             steps=grid.steps,
@@ -224,7 +224,7 @@ def _run(model: Model, edits: Sequence[Edit], grid: SettingGrid, setting: Settin
     return np.concatenate(results), seconds
 
 
-def _seed(name: str, seed: int) -> int:
+def edit_seed(name: str, seed: int) -> int:
     """A key's seed for an edit, whatever edits are beside it."""
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:4], "big")
 
