@@ -118,13 +118,13 @@ class Task:
     def draw(self, sampler: sj.Sampler, count: int, denoiser: Denoiser | None = None) -> np.ndarray:
         """(count, h, w, c), in batches."""
         denoiser = denoiser or self.model.denoiser()
-        images = []
-        for first in range(0, count, self.batch):
-            keys = sj.keys(range(first, first + self.batch))
+        images, batch = [], min(self.batch, count)
+        for first in range(0, count, batch):
+            keys = sj.keys(range(first, first + batch))
             if self.guides is None:
                 drawn = sj.sample(denoiser, self.model.sde, keys, self.model.shape, sampler=sampler)
             else:
-                guide = self.guides[np.arange(first, first + self.batch) % len(self.guides)]
+                guide = self.guides[np.arange(first, first + batch) % len(self.guides)]
                 drawn = sj.sdedit(denoiser, self.model.sde, guide, keys, strength=STRENGTH, sampler=sampler)
             images.append(np.asarray(drawn))
         return np.concatenate(images)[:count]
