@@ -238,17 +238,26 @@ def draw(rows: list[dict]) -> bytes:
     panels = figure.subplots(len(names), 2, squeeze=False)
     for task, (left, right) in zip(names, panels, strict=True):
         for panel, figure_name in ((left, "distance"), (right, "error")):
-            for name in dict.fromkeys(row["method"] for row in rows):
+            for colour, name in enumerate(dict.fromkeys(row["method"] for row in rows)):
                 points = [
                     (row.get("evaluations", row["budget"]), row[figure_name])
                     for row in rows
                     if row["task"] == task and row["method"] == name and figure_name in row
                 ]
                 if points:
-                    panel.plot(*zip(*sorted(points), strict=True), marker=".", linewidth=1.0, label=name)
+                    panel.plot(
+                        *zip(*sorted(points), strict=True),
+                        color=f"C{colour % 10}",
+                        marker=".",
+                        linewidth=1.0,
+                        label=name,
+                    )
             panel.set(title=f"{task}: {figure_name}", xlabel="network evaluations", xscale="log", yscale="log")
             panel.grid(alpha=0.3)
-        right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
+        if min(row["distance"] for row in rows if row["task"] == task) < 10.0:
+            left.set_yscale("symlog", linthresh=10.0)  # an unbiased estimate of nothing is below 0 half of the time
+        handles = left.get_legend_handles_labels()  # the right panel lacks those without an error
+        right.legend(*handles, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -16,11 +16,11 @@ class Run:
     """The folder to write: one PNG per seed with its JSON, and a contact sheet."""
     seeds: str = "0"
     """Seeds such as 7, 0-63 or 0-3,8; an image is its seed."""
-    steps: int = 50
+    steps: int = 20
     """Solver steps, at least 1."""
     stochasticity: float = 1.0
     """1 solves the reverse SDE, 0 the probability-flow ODE."""
-    grid: Literal["log_snr", "time", "edm"] = "log_snr"
+    grid: Literal["log_snr", "time", "edm"] = "edm"
     """Where the steps lie."""
     order: Literal[1, 2] = 2
     """Order of the exponential solver."""
