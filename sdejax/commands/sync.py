@@ -37,7 +37,7 @@ class Sync:
     """synchronous, resampled, resampled(N), independent, correlated(RHO) or reflection."""
     manifest: str | None = None
     """A file with one JSON object per line: the options of one edit, its seed and its name. See docs/editing.md."""
-    run: RunOptions = dataclasses.field(default=Run(), metadata=FLAT)
+    run: RunOptions = dataclasses.field(default=Run(grid="log_snr"), metadata=FLAT)  # nearer to the truth
 
 
 def sync(command: Sync) -> int:
