@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +189,23 @@ def test_a_run_that_was_killed_goes_on_where_it_was(model, finished, tmp_path):
     assert untimed == [{key: value for key, value in row.items() if "seconds" not in key} for row in rows]
     assert len((tmp_path / "rows.jsonl").read_text().splitlines()) == len(lines)
     assert evaluate(model, edits, grid, tmp_path, scorers, told.append) == again and len(told) == 2
+
+
+def test_methods_are_compared_on_the_same_edits(finished, tmp_path):
+    """A method that is worse by 0.01 on every edit is so without doubt, however much the edits differ.
+
+    Rejects the difference of two means with an interval of its own for each, which is as wide as the edits' scatter,
+    and a difference of the wrong sign.
+    """
+    out, _, edits, _, rows = finished
+    first = [row for row in rows if row["method"] in (UNEDITED, "sdedit")]
+    worse = [{**row, "method": "flow_edit"} for row in first[1:]]
+    worse = [{**row, "scores": {**row["scores"], "l1": [v + 0.01 for v in row["scores"]["l1"]]}} for row in worse]
+    shutil.copytree(out / "results", tmp_path / "results")
+    for path in (tmp_path / "results").glob("sdedit*"):
+        shutil.copy(path, path.with_name(path.name.replace("sdedit", "flow_edit")))
+    report(edits, [*first, *worse], tmp_path)
+    assert "| flow_edit | -0.0100 [-0.0100, -0.0100] | 100% | 0, 0 |" in (tmp_path / "table.md").read_text()
 
 
 def test_rows_of_another_run_are_not_mixed_in(model, finished):

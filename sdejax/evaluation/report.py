@@ -184,6 +184,8 @@ def _markdown(
     parts = [f"{how} Means over edits and seeds, with 95% bootstrap intervals over edits.\n"]
     head = ["method", "strength", "guidance", *titles, "evaluations", "s per image", "s of the first batch"]
     parts.append(_table(head, [_cells(line, metrics) for line in lines]))
+    if by:
+        parts.append(_paired(list(chosen.values()), by, ~choosing))
     groups = {f"target {'never seen' if unseen else 'seen'} in training": unseen for unseen in (True, False)}
     among = {name: np.array([edit.unseen is unseen for edit in edits]) for name, unseen in groups.items()}
     among |= {
@@ -209,6 +211,35 @@ def _markdown(
     parts.append("\nThe columns of the sheet, drawn at random:\n")
     parts += [f"{n}. {edits[i].source_prompt} -> {edits[i].target_prompt}" for n, i in enumerate(shown_edits(edits), 1)]
     return "\n".join(parts) + "\n"
+
+
+def difference(one: Scored, other: Scored, metric: str, among: np.ndarray) -> np.ndarray:
+    """A metric of `one` less that of `other`, edit by edit, where both have it: edits differ more than methods do."""
+    mine, its = one.scores[metric], other.scores[metric]
+    there = mine.there & its.there & among
+    return mine.values[there] - its.values[there]
+
+
+def _paired(chosen: Sequence[Scored], by: str, among: np.ndarray) -> str:
+    """The first method against each of the others on the same edits; "" where there is no other."""
+    first, *others = [one for one in chosen if one.method != UNEDITED] or [None]
+    sign, table = 1.0 if METRICS[by].more else -1.0, []
+    for other in others if first else []:
+        differences = difference(first, other, by, among)
+        if not len(differences):
+            continue
+        values = (differences.mean(), *bootstrap_interval(differences))
+        mean, low, high = (f"{value:+.{METRICS[by].digits}f}" for value in values)
+        row = [other.method, f"{mean} [{low}, {high}]", f"{np.mean(sign * differences > 0.0):.0%}"]
+        if "nearest" in first.scores:
+            truths = difference(first, other, "nearest", among)
+            row += [f"{(truths > 0.0).sum()}, {(truths < 0.0).sum()}"]
+        table.append(row)
+    if first is None or not table:
+        return ""
+    head = ["method", f"{first.method} less it", f"edits on which {first.method} is better"]
+    head += [f"more true answers of {first.method}, of the other"] * ("nearest" in first.scores)
+    return f"\n{METRICS[by].title}, paired by edit, at the same settings:\n\n{_table(head, table)}"
 
 
 def _name(one: Scored) -> list[str]:
