@@ -222,20 +222,26 @@ def difference(one: Scored, other: Scored, metric: str, among: np.ndarray) -> np
 
 def _paired(chosen: Sequence[Scored], by: str, among: np.ndarray) -> str:
     """The first method against each of the others on the same edits; "" where there is no other."""
-    first, *others = [one for one in chosen if one.method != UNEDITED] or [None]
-    sign, table = 1.0 if METRICS[by].more else -1.0, []
-    for other in others if first else []:
+    methods = [one for one in chosen if one.method != UNEDITED]
+    if not methods:
+        return ""
+    first, table = methods[0], []
+    for other in methods[1:]:
         differences = difference(first, other, by, among)
         if not len(differences):
             continue
         values = (differences.mean(), *bootstrap_interval(differences))
         mean, low, high = (f"{value:+.{METRICS[by].digits}f}" for value in values)
-        row = [other.method, f"{mean} [{low}, {high}]", f"{np.mean(sign * differences > 0.0):.0%}"]
+        row = [
+            other.method,
+            f"{mean} [{low}, {high}]",
+            f"{np.mean(differences > 0.0 if METRICS[by].more else differences < 0.0):.0%}",
+        ]
         if "nearest" in first.scores:
             truths = difference(first, other, "nearest", among)
             row += [f"{(truths > 0.0).sum()}, {(truths < 0.0).sum()}"]
         table.append(row)
-    if first is None or not table:
+    if not table:
         return ""
     head = ["method", f"{first.method} less it", f"edits on which {first.method} is better"]
     head += [f"more true answers of {first.method}, of the other"] * ("nearest" in first.scores)
