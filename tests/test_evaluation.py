@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 
 import jax
@@ -12,36 +11,15 @@ import pytest
 from PIL import Image
 
 import sdejax as sj
-from sdejax.checkpoint import save
-from sdejax.cli import main
 from sdejax.denoiser import pytree
-from sdejax.evaluation.edits import Edit
 from sdejax.evaluation.report import best_settings, criterion, gather, halves, report
 from sdejax.evaluation.run import UNEDITED, Scorers, Setting, SettingGrid, evaluate, shown_edits
-from sdejax.images import save_png, to_array, to_image
+from sdejax.images import save_png, to_image
 from sdejax.methods import METHODS
 from sdejax.metrics import Candidates, l1
-from tests.tiny import CONFIG, tiny_model
+from tests.tiny import tiny_edits
 
-PROMPTS = ("red heart", "blue heart", "green circle", "square")
 ONE = SettingGrid(("sync_sde",), (0.6,), (1.0,), (0,), steps=2)
-
-
-def _edits(count=4, truth=True):
-    random = np.random.default_rng(0)
-    images = to_array(random.integers(0, 256, (count + 1, 8, 8, 3), dtype=np.uint8))
-    return [
-        Edit(
-            f"edit {i}",
-            images[i],
-            PROMPTS[i % 4],
-            PROMPTS[(i + 1) % 4],
-            truth=np.where(np.arange(8)[:, None, None] < 4, images[i], images[i + 1]) if truth else None,
-            family=f"family {i % 2}",
-            unseen=i % 3 == 0,
-        )
-        for i in range(count)
-    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +49,7 @@ def finished(model, tmp_path_factory):
     """Two methods, two strengths, two guidances, two seeds over four edits: the folder and its rows."""
     out = tmp_path_factory.mktemp("run")
     grid = SettingGrid(("sdedit", "ode_inversion"), (0.4, 0.8), (1.0, 2.0), (0, 3), steps=2, batch=3)
-    edits = _edits()
+    edits = tiny_edits()
     scorers = Scorers(Candidates.of(np.stack([edit.truth for edit in edits])))
     return out, grid, edits, scorers, evaluate(model, edits, grid, out, scorers)
 
@@ -129,7 +107,7 @@ def test_the_unedited_source_has_the_distances_of_source_and_truth(finished):
 
 
 def test_a_method_that_gives_the_truth_has_the_best_of_every_score():
-    edits = _edits()
+    edits = tiny_edits()
     truth = np.stack([edit.truth for edit in edits])
     scorers = Scorers(Candidates.of(np.concatenate([truth, np.stack([edit.source for edit in edits])])))
     scores = scorers.score(edits, truth)
@@ -191,7 +169,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(model, finished, tmp_path):
     assert evaluate(model, edits, grid, tmp_path, scorers, told.append) == again and len(told) == 2
 
 
-def test_methods_are_compared_on_the_same_edits(finished, tmp_path):
+def test_methods_are_compared_on_the_sametiny_edits(finished, tmp_path):
     """A method that is worse by 0.01 on every edit is so without doubt, however much the edits differ.
 
     Rejects the difference of two means with an interval of its own for each, which is as wide as the edits' scatter,
@@ -228,7 +206,7 @@ def test_another_strength_guidance_or_seed_compiles_nothing(model, finished, tmp
 
 
 def test_a_result_that_is_not_finite_is_an_error_and_nothing_is_averaged(model, tmp_path):
-    edits = _edits(3)
+    edits = tiny_edits(3)
     results = np.stack([edit.source for edit in edits])
     results[1, 0, 0, 0] = np.nan
     with pytest.raises(ValueError, match="edit='edit 1': its result is nan"):
@@ -244,7 +222,7 @@ def test_a_result_that_is_not_finite_is_an_error_and_nothing_is_averaged(model, 
 
 def test_what_an_edit_does_not_have_is_no_part_of_a_mean():
     """A truth for two of three edits, something to keep for two: means over two. Rejects zeros in their places."""
-    first, second, third = _edits(3)
+    first, second, third = tiny_edits(3)
     third = dataclasses.replace(third, truth=None, mask=np.zeros((8, 8, 1), np.float32))
     second = dataclasses.replace(second, truth=-np.sign(second.source))
     results = np.stack([first.source, second.source, third.source + np.float32(0.1) * (third.source < 0)])
@@ -277,7 +255,7 @@ def test_what_is_chosen_on_one_half_is_reported_on_the_other(tmp_path):
     """Rejects the choice on the half that is reported (0.2), the report on the half of the choice (0.1), and on all
     edits (0.5).
     """
-    edits = _edits(30)
+    edits = tiny_edits(30)
     choosing = halves(edits)
     rows = _rigged(edits, choosing)
     (tmp_path / "results").mkdir()
@@ -293,7 +271,7 @@ def test_what_is_chosen_on_one_half_is_reported_on_the_other(tmp_path):
 
 
 def test_the_halves_are_even_in_every_family_and_depend_on_no_order():
-    edits = _edits(41)
+    edits = tiny_edits(41)
     choosing = halves(edits)
     assert abs(int(choosing.sum()) - int((~choosing).sum())) <= 1
     for family in ("family 0", "family 1"):
@@ -304,7 +282,7 @@ def test_the_halves_are_even_in_every_family_and_depend_on_no_order():
 
 
 def test_more_is_better_for_some_scores_and_less_for_others():
-    edits = _edits(8)
+    edits = tiny_edits(8)
     everything = np.ones(8, bool)
     rows = _rigged(edits, everything)
     rows[1]["scores"]["clip"], rows[2]["scores"]["clip"] = [30.0] * 8, [20.0] * 8
@@ -332,7 +310,7 @@ def test_the_report_shows_the_results_of_the_chosen_settings(finished):
 
 
 def test_without_a_truth_nothing_is_chosen(model, tmp_path):
-    edits = _edits(3, truth=False)
+    edits = tiny_edits(3, truth=False)
     rows = evaluate(model, edits, dataclasses.replace(ONE, strengths=(0.3, 0.6, 0.9)), tmp_path, Scorers())
     lines = report(edits, rows, tmp_path)
     assert lines[1]["strength"] == 0.6 and list(lines[1]["scores"]) == ["change"]
@@ -342,68 +320,9 @@ def test_without_a_truth_nothing_is_chosen(model, tmp_path):
 def test_masks_keep_bits_only_where_they_are_asked_for(model, tmp_path):
     mask = np.zeros((8, 8, 1), np.float32)
     mask[:4] = 1.0
-    edits = [dataclasses.replace(edit, mask=mask) for edit in _edits(2, truth=False)]
+    edits = [dataclasses.replace(edit, mask=mask) for edit in tiny_edits(2, truth=False)]
     kept = [
         evaluate(model, edits, dataclasses.replace(ONE, masked=masked), tmp_path / str(masked), Scorers())[1]["scores"]
         for masked in (False, True)
     ]
     assert kept[1]["kept"] == [0.0, 0.0] and min(kept[0]["kept"]) > 0.01 and min(kept[1]["change"]) > 0.01
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A snapshot, one without text, and a manifest of two edits."""
-    top = tmp_path_factory.mktemp("place")
-    save(top / "model", tiny_model())
-    save(top / "wordless", tiny_model(dataclasses.replace(CONFIG, words=0)))
-    rows = []
-    for i, edit in enumerate(_edits(4)):
-        for name in ("source", "truth"):
-            save_png(top / f"{name}{i}.png", to_image(getattr(edit, name)))
-        rows.append({"image": f"source{i}.png", "source": edit.source_prompt, "target": edit.target_prompt})
-        rows[-1]["truth"] = f"truth{i}.png"
-    (top / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return top
-
-
-def test_the_command_with_a_manifest_of_ones_own(place, tmp_path, capsys):
-    words = ["evaluate", "edits", str(place / "model"), str(place / "m.jsonl"), "--methods", "sdedit"]
-    words += ["--strengths", "0.4,0.7", "--guidances", "1", "--seeds", "0,1", "--steps", "2", "--out", str(tmp_path)]
-    assert main([*words, "--json"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["method"] for line in lines] == [UNEDITED, "sdedit"]
-    assert lines[1]["evaluations"] == 2
-    # The same again, with the snapshot as an option, runs nothing, and says the same.
-    words = [*words[:2], *words[3:], "--snapshot", words[2]]
-    assert main([*words, "--json"]) == 0
-    said = capsys.readouterr()
-    assert [json.loads(line) for line in said.out.splitlines()] == lines and said.err == ""
-
-
-BAD = {
-    "edits @model": "model: must be SNAPSHOT and MANIFEST of edits",
-    "emoji-edits": "paths: must be SNAPSHOT of emoji-edits",
-    "edits @model @none.jsonl": r"none\.jsonl.*cannot be read",
-    "edits @wordless @m.jsonl": "trained without text",
-    "edits @model @m.jsonl --methods magic": "methods='magic': must be among sync_sde, sdedit",
-    "edits @model @m.jsonl --strengths 0.5,1.5": r"strengths=1\.5: each must be in \(0, 1\]",
-    "edits @model @m.jsonl --strengths much": "--strengths='much': must be numbers",
-    "edits @model @m.jsonl --guidances nan": "guidances=nan: each must be a finite number",
-    "edits @model @m.jsonl --seeds 0,0": "seeds=0, 0: must be at least one, and none of them twice",
-    "edits @model @m.jsonl --steps 0": "steps=0: must be at least 1",
-    "edits @model @m.jsonl --limit 1": "--limit=1: must be at least 2",
-    "edits @model @m.jsonl --out @m.jsonl/x": "out=.*cannot be written",
-    "emoji-edits @model @m.jsonl": "must be SNAPSHOT of emoji-edits",
-    "emoji-edits @model --data @nowhere": r"data=.*nowhere.*train/captions\.jsonl cannot be read",
-    "paintings @model": "paintings",
-}
-
-
-@pytest.mark.parametrize("line", BAD)
-def test_bad_input_is_one_sentence_and_nothing_is_written(place, line, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    words = [str(place / word[1:]) if word.startswith("@") else word for word in line.split()]
-    assert main(["evaluate", *words]) == 2
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and said[0].startswith("error: ") and re.search(BAD[line], said[0])
-    assert list(tmp_path.iterdir()) == []

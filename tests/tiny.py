@@ -1,15 +1,18 @@
-"""A network small enough to compile in seconds, with parameters that do something everywhere."""
+"""A network small enough to compile in seconds, with parameters that do something everywhere, and edits for it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdejax.evaluation.edits import Edit
+from sdejax.images import to_array
 from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.ncsnpp import structure
 from sdejax.nn.text import Vocabulary
 from sdejax.sde import VPSDE
 
+PROMPTS = ("red heart", "blue heart", "green circle", "square")
 VOCABULARY = Vocabulary.of(["red heart", "blue heart", "green circle on a square"])
 CONFIG = NCSNppConfig(
     shape=(8, 8, 3),
@@ -44,3 +47,21 @@ def tiny_model(config=CONFIG, sde=None, parametrisation=None, seed=0, scale=0.3)
     vocabulary = VOCABULARY if config.words else None
     params = parameters(config, seed, scale)
     return Model(config, sde or VPSDE(), parametrisation or Parametrisation(), params, vocabulary)
+
+
+def tiny_edits(count=4, truth=True):
+    """Noise with prompts; a truth keeps the upper half."""
+    random = np.random.default_rng(0)
+    images = to_array(random.integers(0, 256, (count + 1, 8, 8, 3), dtype=np.uint8))
+    return [
+        Edit(
+            f"edit {i}",
+            images[i],
+            PROMPTS[i % 4],
+            PROMPTS[(i + 1) % 4],
+            truth=np.where(np.arange(8)[:, None, None] < 4, images[i], images[i + 1]) if truth else None,
+            family=f"family {i % 2}",
+            unseen=i % 3 == 0,
+        )
+        for i in range(count)
+    ]

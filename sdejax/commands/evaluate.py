@@ -71,7 +71,7 @@ def evaluate(command: Evaluate) -> int:
     """Run what is left of the grid, and write the report."""
     import sdejax as sj
     from sdejax.evaluation.report import METRICS, plotting, report
-    from sdejax.evaluation.run import SettingGrid
+    from sdejax.evaluation.run import SettingGrid, draw_strip
     from sdejax.evaluation.run import evaluate as run
     from sdejax.methods import METHODS
 
@@ -94,7 +94,7 @@ def evaluate(command: Evaluate) -> int:
     edits, scorers = _edits(command, manifest, model)
     _tell_unknown_words(model, edits)
     rows = run(model, edits, grid, command.out, scorers, lambda text: print(text, file=sys.stderr, flush=True))
-    for line in report(edits, rows, command.out):
+    for line in report(edits, rows, command.out, lambda setting: draw_strip(model, edits, grid, setting, command.out)):
         if command.json:
             print(json.dumps(line))
         else:

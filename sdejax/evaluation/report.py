@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,15 @@ def best_settings(found: Sequence[Scored], by: str, choosing: np.ndarray) -> dic
     return {method: one for method, (_, one) in best.items()}
 
 
-def report(edits: Sequence[Edit], rows: Sequence[Mapping[str, Any]], out: str | Path) -> list[dict[str, Any]]:
+def report(
+    edits: Sequence[Edit],
+    rows: Sequence[Mapping[str, Any]],
+    out: str | Path,
+    draw: Callable[[Setting], None] | None = None,
+) -> list[dict[str, Any]]:
     """Write OUT/table.md, table.json, curves.png and sheet.png; the lines of the first table, a dictionary a method.
+
+    `draw` makes the strip of pictures of a setting whose row came without one, such as a published one.
 
     **Raises:** `ValueError` where matplotlib (extra `metrics`) is not installed.
     """
@@ -133,7 +140,7 @@ def report(edits: Sequence[Edit], rows: Sequence[Mapping[str, Any]], out: str | 
     chosen = best_settings(found, by, choosing) if by else _middle(found)
     lines = [_line(one, ~choosing if by else np.ones(len(edits), bool)) for one in chosen.values()]
     drawn = curves(found, chosen)
-    shown = sheet(edits, chosen, rows, out / "results")
+    shown = sheet(edits, chosen, rows, out / "results", draw)
     text = _markdown(edits, found, chosen, lines, by, choosing)
     write_atomically(out / "curves.png", drawn)
     save_png(out / "sheet.png", shown)
@@ -323,7 +330,11 @@ def curves(found: Sequence[Scored], chosen: Mapping[str, Scored]) -> bytes:
 
 
 def sheet(
-    edits: Sequence[Edit], chosen: Mapping[str, Scored], rows: Sequence[Mapping[str, Any]], results: Path
+    edits: Sequence[Edit],
+    chosen: Mapping[str, Scored],
+    rows: Sequence[Mapping[str, Any]],
+    results: Path,
+    draw: Callable[[Setting], None] | None = None,
 ) -> Image.Image:
     """The edits of `shown_edits`, one a column: source, truth, and each method's result, at the first seed."""
     shown = [edits[i] for i in shown_edits(edits)]
@@ -336,7 +347,10 @@ def sheet(
     for method, one in chosen.items():
         if method != UNEDITED:
             seed = next(row["seed"] for row in rows if row["method"] == method)
-            with Image.open(results / Setting(method, one.strength, one.guidance, seed).file) as strip:
+            setting = Setting(method, one.strength, one.guidance, seed)
+            if draw is not None and not (results / setting.file).exists():
+                draw(setting)
+            with Image.open(results / setting.file) as strip:
                 found = strip.convert("RGB")
             boxes = [(i * width, 0, (i + 1) * width, height) for i in range(len(shown))]
             strips.append(

@@ -186,11 +186,21 @@ def evaluate(
         compiled.add(program)
         each = float(np.mean(seconds)) / min(grid.batch, len(edits)) if seconds else None
         scores = scorers.score(edits, results)
-        strip = [to_image(np.clip(results[i], -1.0, 1.0)) for i in shown]
-        save_png(out / "results" / setting.file, contact_sheet(strip, columns=len(strip), scale=1, gap=0))
+        _save_strip(out, setting, results[shown])
         rows.add(_row(setting, method.evaluations(grid.steps, setting.guidance), each, first, scores))
         tell(f"{number} of {len(left)} settings: {setting.file.removesuffix('.png')}")
     return rows.of(settings)
+
+
+def draw_strip(model: Model, edits: Sequence[Edit], grid: SettingGrid, setting: Setting, out: str | Path) -> None:
+    """The strip of pictures of a setting again, for a folder that has its row and not its pictures."""
+    (Path(out) / "results").mkdir(exist_ok=True)
+    _save_strip(Path(out), setting, _run(model, [edits[i] for i in shown_edits(edits)], grid, setting)[0])
+
+
+def _save_strip(out: Path, setting: Setting, results: np.ndarray) -> None:
+    strip = [to_image(np.clip(result, -1.0, 1.0)) for result in results]
+    save_png(out / "results" / setting.file, contact_sheet(strip, columns=len(strip), scale=1, gap=0))
 
 
 def _run(model: Model, edits: Sequence[Edit], grid: SettingGrid, setting: Setting) -> tuple[np.ndarray, list[float]]:
