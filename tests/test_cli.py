@@ -92,6 +92,11 @@ BAD = {
     "sync @model @image.png --source red --target blue --method fire_flow --order 1": "order=1: is for method=sync_sde",
     "sync @model @image.png --source red --target blue --target-negative a": "negative='a': needs a guidance scale",
     "sample @model --corrector 0": r"snr=0\.0: must be above 0",
+    "sample @model --solver heun --order 1": "--order=1: is the exponential solver's",
+    "sample @model --solver heun --corrector 0.16": "corrector=.*needs solver=Exponential",
+    "sample @model --tolerance 0.01": r"--tolerance=0\.01: needs --solver heun or shark",
+    "sample @model --solver shark --tolerance 0": r"--tolerance=0\.0: must be above 0 and finite",
+    "sync @model @image.png --source a --target b --method fire_flow --solver heun": "solver='heun': is for method=sync",
     "sample @model --batch 0": "--batch=0: must be at least 1",
     "train @tiny.py": "data=.*empty.*has no image",
     "train @tiny.py --stepz 3": "'--stepz': no such option; did you mean --steps",
@@ -194,6 +199,21 @@ def test_a_sweep_is_the_same_seeds_at_each_strength(place, tmp_path, compilation
     alone = f"edit @model @image.png --seeds 3-4 --steps 3 --strength 0.834 --out {tmp_path / 'alone'}"
     assert compilations(lambda: [main(_words(place, alone))]) == 0
     assert (tmp_path / "alone" / "000004.png").read_bytes() == (out / "000004-0.834.png").read_bytes()
+
+
+def test_a_tolerance_solves_the_ode_from_any_first_step(place, tmp_path):
+    """Heun with steps of its own choice is within 2 of 255 levels of 100 exponential steps.
+
+    Rejects a --tolerance that does not reach the sampler: 4 equal steps of Heun's method are 96 levels off.
+    """
+
+    def image(name, options):
+        line = f"sample @model --stochasticity 0 --out {tmp_path / name} {options}"
+        assert main(_words(place, line)) == 0
+        return np.asarray(Image.open(tmp_path / name / "000000.png"), float)
+
+    fine, adaptive = image("fine", "--steps 100"), image("adaptive", "--steps 4 --solver heun --tolerance 0.002")
+    np.testing.assert_allclose(adaptive, fine, atol=2.0)
 
 
 def test_strokes(place, tmp_path):

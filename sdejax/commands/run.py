@@ -1,6 +1,7 @@
 """What the verbs that make images share: their options, seeds and sampler."""
 
 import dataclasses
+import math
 import re
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,10 @@ class Run:
     """Where the steps lie."""
     order: Literal[1, 2] = 2
     """Order of the exponential solver."""
+    solver: Literal["exponential", "euler", "heun", "shark"] = "exponential"
+    """exponential or euler, an evaluation a step; diffrax's heun, or its stochastic Runge-Kutta method shark, two."""
+    tolerance: float | None = None
+    """Steps of heun or shark as long as this error in a step allows, such as 0.01, for each image."""
     corrector: float | None = None
     """Signal-to-noise ratio of a Langevin step before each step, such as 0.16; costs a second evaluation."""
     batch: int = 32
@@ -65,11 +70,26 @@ def check_present(command: Any, needed: dict[str, str]) -> None:
 def make_sampler(run: Run) -> Any:
     """The `Sampler` of the options.
 
-    **Raises:** `ValueError` for a batch, a number of steps or a stochasticity outside its range.
+    **Raises:** `ValueError` for an option outside its range, or one that the solver does not have.
     """
     import sdejax as sj
 
     if run.batch < 1:
         raise ValueError(f"--batch={run.batch}: must be at least 1")
     corrector = None if run.corrector is None else sj.Langevin(run.corrector)
-    return sj.Sampler(run.steps, run.grid, sj.Exponential(run.order), run.stochasticity, corrector=corrector)
+    solver, controller = sj.Exponential(run.order), None
+    if run.solver != "exponential":
+        import diffrax
+
+        if run.order != Run.order:
+            raise ValueError(f"--order={run.order}: is the exponential solver's, not that of --solver {run.solver}")
+        solver = {"euler": diffrax.Euler, "heun": diffrax.Heun, "shark": diffrax.ShARK}[run.solver]()
+    if run.tolerance is not None:
+        import diffrax
+
+        if run.solver not in ("heun", "shark"):
+            raise ValueError(f"--tolerance={run.tolerance}: needs --solver heun or shark, which estimate their error")
+        if not 0.0 < run.tolerance < math.inf:
+            raise ValueError(f"--tolerance={run.tolerance}: must be above 0 and finite")
+        controller = diffrax.PIDController(rtol=run.tolerance, atol=run.tolerance)
+    return sj.Sampler(run.steps, run.grid, solver, run.stochasticity, controller, corrector)

@@ -93,6 +93,6 @@ def _check_method(one: Sync) -> None:
         raise ValueError(f"method={one.method!r}: must be one of {', '.join(METHODS)}")
     if one.method != "sync_sde":
         given, usual = {**vars(one.run), "coupling": one.coupling}, {**vars(Run()), "coupling": Sync.coupling}
-        for name in ("coupling", "order", "stochasticity", "corrector"):
+        for name in ("coupling", "order", "solver", "tolerance", "stochasticity", "corrector"):
             if given[name] != usual[name]:
                 raise ValueError(f"{name}={given[name]!r}: is for method=sync_sde; {one.method} fixes it")
