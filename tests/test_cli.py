@@ -96,7 +96,7 @@ BAD = {
     "sample @model --solver heun --corrector 0.16": "corrector=.*needs solver=Exponential",
     "sample @model --tolerance 0.01": r"--tolerance=0\.01: needs --solver heun or shark",
     "sample @model --solver shark --tolerance 0": r"--tolerance=0\.0: must be above 0 and finite",
-    "sync @model @image.png --source a --target b --method fire_flow --solver heun": "solver='heun': is for method=sync",
+    "sync @model @image.png --source a --target b --method fire_flow --solver heun": "solver='heun': is for",
     "sample @model --batch 0": "--batch=0: must be at least 1",
     "train @tiny.py": "data=.*empty.*has no image",
     "train @tiny.py --stepz 3": "'--stepz': no such option; did you mean --steps",
