@@ -2,15 +2,19 @@
 
 import dataclasses
 import json
+import lzma
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
+import sdejax as sj
 from sdejax.checkpoint import save
 from sdejax.cli import main
-from sdejax.evaluation.run import UNEDITED
+from sdejax.evaluation.run import UNEDITED, SettingGrid
 from sdejax.images import save_png, to_image
+from sdejax.methods import METHODS
 from tests.tiny import CONFIG, tiny_edits, tiny_model
 
 
@@ -28,6 +32,21 @@ def place(tmp_path_factory):
         rows[-1]["truth"] = f"truth{i}.png"
     (top / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return top
+
+
+def test_the_published_rows_are_the_bundled_snapshots_and_none_is_missing():
+    """Every setting of the tables in docs/emoji-edits.md, each with a score of all 306 edits. Rejects rows that another
+    snapshot left behind, and a grid with holes.
+    """
+    top = Path(__file__).parents[1]
+    with lzma.open(top / "benchmarks/results/emoji-edits.jsonl.xz", "rt") as file:
+        identity, *rows = map(json.loads, file)
+    assert identity["snapshot"] == sj.load(top / "checkpoints/emoji32").source and identity["number"] == 306
+    grid = SettingGrid(tuple(METHODS), (0.3, 0.45, 0.6, 0.8), (1.0, 2.0), (0, 1, 2, 3), identity["steps"])
+    there = {(row["method"], row["strength"], row["guidance"], row["seed"]) for row in rows}
+    assert {dataclasses.astuple(setting) for setting in grid.settings()} <= there
+    for row in rows:
+        assert {len(scores) for scores in row["scores"].values()} == {306} and None not in row["scores"]["l1"]
 
 
 def test_the_command_with_a_manifest_of_ones_own(place, tmp_path, capsys):
