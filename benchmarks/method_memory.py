@@ -1,4 +1,4 @@
-"""The memory of each editing method, as its compiled program plans it: `python -m benchmarks.method_memory [SNAPSHOT]`.
+"""The memory of each editing method, as its compiled program plans it: `python -m benchmarks.method_memory`.
 
 Two figures for each: what the method itself holds beside its images, keys and result, in batches of images (with
 denoisers in closed form, which hold next to nothing, at 20 and at 500 steps), and the MiB of the whole program with the

@@ -169,7 +169,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(model, finished, tmp_path):
     assert evaluate(model, edits, grid, tmp_path, scorers, told.append) == again and len(told) == 2
 
 
-def test_methods_are_compared_on_the_sametiny_edits(finished, tmp_path):
+def test_methods_are_compared_on_the_same_edits(finished, tmp_path):
     """A method that is worse by 0.01 on every edit is so without doubt, however much the edits differ.
 
     Rejects the difference of two means with an interval of its own for each, which is as wide as the edits' scatter,

@@ -72,6 +72,8 @@ def make_sampler(run: Run) -> Any:
 
     **Raises:** `ValueError` for an option outside its range, or one that the solver does not have.
     """
+    import diffrax
+
     import sdejax as sj
 
     if run.batch < 1:
@@ -79,14 +81,10 @@ def make_sampler(run: Run) -> Any:
     corrector = None if run.corrector is None else sj.Langevin(run.corrector)
     solver, controller = sj.Exponential(run.order), None
     if run.solver != "exponential":
-        import diffrax
-
         if run.order != Run.order:
             raise ValueError(f"--order={run.order}: is the exponential solver's, not that of --solver {run.solver}")
         solver = {"euler": diffrax.Euler, "heun": diffrax.Heun, "shark": diffrax.ShARK}[run.solver]()
     if run.tolerance is not None:
-        import diffrax
-
         if run.solver not in ("heun", "shark"):
             raise ValueError(f"--tolerance={run.tolerance}: needs --solver heun or shark, which estimate their error")
         if not 0.0 < run.tolerance < math.inf:
