@@ -100,6 +100,8 @@ class NetworkDenoiser:
         tokens = self.tokens
         if isinstance(tokens, PerImage):
             tokens = tokens.value
+            if tokens.shape[0] != x.shape[0]:
+                raise ValueError(f"prompts={tokens.shape[0]}: must be one text, or one for each of {x.shape[0]} images")
         elif tokens is not None:
             tokens = jnp.broadcast_to(tokens, (x.shape[0], *tokens.shape[1:]))
         how = self.parametrisation

@@ -1,6 +1,7 @@
 """The commands as a person types them: what they write, and one sentence for what they refuse."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -117,8 +118,6 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(place, line, capsys, t
     assert main(_words(place, line)) == 2
     said = [text for text in capsys.readouterr().err.splitlines() if not text.startswith("warning:")]
     assert len(said) == 1
-    import re
-
     assert re.search(BAD[line], said[0])
     assert said[0].startswith("error: ")
     assert sorted(place.rglob("*")) == before
@@ -277,6 +276,14 @@ def test_a_wished_distance_is_kept_and_the_record_reproduces_the_image(place, tm
     assert main(_words(place, line)) == 0
     again = np.asarray(Image.open(tmp_path / "again" / "000003.png"), float) / 127.5
     np.testing.assert_array_equal(again, near)
+
+
+def test_a_wished_realism_is_reached_with_a_prompt(place, tmp_path, capsys):
+    """The search says what it reached, at least what was asked for. Rejects the prompts of one image for 64 samples."""
+    line = f"edit @model @image.png --realism 0.2 --prompt heart --guidance 2 --steps 2 --out {tmp_path / 'real'}"
+    assert main(_words(place, line)) == 0
+    said = re.search(r"seed 0: strength (\S+), realism (\S+)", capsys.readouterr().err)
+    assert float(said[2]) >= 0.2 and json.loads((tmp_path / "real" / "000000.json").read_text())["strength"] > 0.0
 
 
 def test_a_known_part_survives_the_command(place, tmp_path):

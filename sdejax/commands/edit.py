@@ -116,7 +116,7 @@ def edit(command: Edit) -> int:
         return Entry(f"{seed:06d}{label}", seed, found)
 
     if command.keep_distance is not None or command.realism is not None:
-        found = find_strength(editor, command, model, denoiser_of(model, [command]), seeds, sampler)
+        found = find_strength(editor, command, model, seeds, sampler)
         return edit_one(editor, command, model, [[entry(seed, strength)] for seed, strength in found.items()])
     return edit_one(editor, command, model, [[entry(seed, strength) for strength in strengths] for seed in seeds])
 

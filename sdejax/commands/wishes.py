@@ -15,9 +15,7 @@ from sdejax.sample import keys
 _SAMPLES = range(2**31, 2**31 + 64)  # seeds of the model's own samples; an edit's are unlikely to be among them
 
 
-def find_strength(
-    editor: Editor, command: Any, model: Any, denoiser: Any, seeds: list[int], sampler: Any
-) -> dict[int, float]:
+def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sampler: Any) -> dict[int, float]:
     """The strength for each seed of `command`, which asks for `keep_distance` or for `realism`.
 
     Ten edits of one image for each seed, and for realism 64 samples besides, drawn as the edits are.
@@ -26,6 +24,7 @@ def find_strength(
     """
     editor.check(command, model)
     given = editor.open(command, model.shape)
+    denoiser = model.denoiser(command.prompt, command.guidance, command.negative)
     realism = None
     if command.realism is not None:
         check_realism(command.realism)
