@@ -11,6 +11,10 @@ import numpy as np
 _HALVINGS = 10
 
 
+class WishNotGranted(ValueError):
+    """No strength grants the wish with this noise; another seed may."""
+
+
 def largest_strength(
     edit: Callable[[float], np.ndarray], guide: np.ndarray, distance: float, halvings: int = _HALVINGS
 ) -> tuple[float, np.ndarray]:
@@ -23,7 +27,8 @@ def largest_strength(
     - `distance`: the root mean squared difference per value, above 0; 0.1 is 13 of 255 shades.
     - `halvings`: the strength is found to 2^-halvings.
 
-    **Raises:** `ValueError` where `distance` is not above 0, or even the smallest strength leads further than that.
+    **Raises:** `ValueError` where `distance` is not above 0; `WishNotGranted` where even the smallest strength leads
+    further than that.
     """
     if not distance > 0.0:
         raise ValueError(f"keep-distance={distance}: must be above 0, a root mean squared difference in [-1, 1]")
@@ -37,7 +42,7 @@ def largest_strength(
     low, high = 2.0**-halvings, 1.0
     result = np.asarray(edit(low))
     if not near(result):
-        raise ValueError(f"keep-distance={distance}: even a strength of {low:g} leads further from the guide")
+        raise WishNotGranted(f"keep-distance={distance}: even a strength of {low:g} leads further from the guide")
     while high - low > 2.0**-halvings:
         middle = 0.5 * (low + high)
         tried = np.asarray(edit(middle))
@@ -59,13 +64,14 @@ def smallest_strength(
     **Arguments:** as in `largest_strength`, and `realism`, of a result, in [0, 1] (`sdejax.realism`), which must be at
     least `least`, in (0, 1).
 
-    **Raises:** `ValueError` where `least` is outside its range, or strength 1 is not as realistic either.
+    **Raises:** `ValueError` where `least` is outside its range; `WishNotGranted` where strength 1 is not as realistic
+    either.
     """
     check_realism(least)
     low, high = 0.0, 1.0
     result = np.asarray(edit(high))
     if realism(result) < least:
-        raise ValueError(
+        raise WishNotGranted(
             f"realism={least}: at strength 1 it is {realism(result):.2f}; ask for less, or take more seeds"
         )
     while high - low > 2.0**-halvings:

@@ -125,7 +125,7 @@ def _entry(name: str, values: dict[str, Any], command: Any, files: Sequence[str]
 
 
 def _typed(field: str, value: Any, hint: Any) -> Any:
-    """A value of JSON as an option of type `hint`: str, int or float, or any of these or None."""
+    """A value of JSON as an option of type `hint`: bool, str, int or float, or any of these or None."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) else (hint,)
     if value is None and type(None) in kinds:
         return None
@@ -134,9 +134,11 @@ def _typed(field: str, value: Any, hint: Any) -> Any:
         return value if int in kinds else float(max(-(2**64), min(value, 2**64)))
     if isinstance(value, float) and float in kinds:
         return value
+    if isinstance(value, bool) and bool in kinds:
+        return value
     if str in kinds and isinstance(value, str):
         return value
-    names = {str: "text", int: "a whole number", float: "a number", type(None): "null"}
+    names = {str: "text", bool: "true or false", int: "a whole number", float: "a number", type(None): "null"}
     raise ValueError(f"{field}={json.dumps(value)}: must be {' or '.join(names[kind] for kind in kinds)}")
 
 

@@ -286,6 +286,15 @@ def test_a_wished_realism_is_reached_with_a_prompt(place, tmp_path, capsys):
     assert float(said[2]) >= 0.2 and json.loads((tmp_path / "real" / "000000.json").read_text())["strength"] > 0.0
 
 
+def test_a_seed_that_no_strength_makes_realistic_is_named_and_the_others_are_made(place, tmp_path, capsys):
+    line = f"edit @model @image.png --realism 0.7 --seeds 0-5 --steps 2 --out {tmp_path / 'real'}"
+    assert main(_words(place, line)) == 2
+    said = capsys.readouterr().err
+    refused = set(re.findall(r"error: seed (\d): realism=0\.7: at strength 1 it is", said))
+    found = {path.stem[-1] for path in (tmp_path / "real").glob("0*.png")}
+    assert refused and found and refused | found == set("012345") and not refused & found
+
+
 def test_a_known_part_survives_the_command(place, tmp_path):
     """The block means of the guide, to the rounding of 8 bits; the rest is another image."""
     line = f"edit @model @image.png --known blocks:4 --strength 0.15 --steps 3 --out {tmp_path / 'known'}"

@@ -69,7 +69,7 @@ def test_the_spread_programs_have_no_collective():
     programs = [
         _sample.lower(denoiser, keys, SDE, SHAPE, SAMPLER, layout),
         _edit.lower(
-            _SyncSDE(SOURCE, denoiser), images, keys, jnp.float32(0.6), jnp.ones_like(images), jnp.int32(1),
+            _SyncSDE(SOURCE, denoiser), images, keys, jnp.float32(0.6), jnp.ones_like(images), jnp.int32(1), True,
             SDE, SAMPLER, Coupling(), layout,
         ),
     ]  # fmt: skip

@@ -84,6 +84,14 @@ def test_repeats_compose(sde):
     result = sj.sdedit(denoiser, sde, GUIDE, KEYS, strength=0.4, repeats=3, sampler=SAMPLER)
     # The same noise in every repeat has up to 3 times the variance; noising the first guide again has K = 1's.
     check(result, M + shrink**3 * (G - M), variance * sum(shrink ** (2 * i) for i in range(3)))
+    # Without fresh noise the remains e of it add up: r <- m + shrink (r - m) + e. A path afresh has the variance above,
+    # 0.7 of this one or less; one shared start with other steps lies between.
+    same = sj.sdedit(denoiser, sde, GUIDE, KEYS, strength=0.4, repeats=3, fresh_noise=False, sampler=SAMPLER)
+    check(same, M + shrink**3 * (G - M), variance * sum(shrink**i for i in range(3)) ** 2)
+    once = sj.sdedit(denoiser, sde, GUIDE, KEYS, strength=0.4, sampler=SAMPLER)
+    twice = sj.sdedit(denoiser, sde, once, KEYS, strength=0.4, sampler=SAMPLER)
+    thrice = sj.sdedit(denoiser, sde, twice, KEYS, strength=0.4, sampler=SAMPLER)
+    np.testing.assert_allclose(same, thrice, atol=2e-5)  # float32; noise of another key is off by 0.5
 
 
 def test_the_smallest_strength_returns_the_guide(sde):
@@ -116,11 +124,10 @@ def test_a_masked_pixel_is_the_guide_bit_for_bit(sde):
 def test_other_weights_strengths_masks_and_repeats_compile_nothing_and_other_steps_do(compilations):
     sde = VPSDE()
 
-    def edit(mean, scale, strength, mask, repeats, steps=9):
+    def edit(mean, scale, strength, mask, repeats, fresh=True, steps=9):
         denoiser = sj.GuidedDenoiser(sj.GaussianDenoiser(sde, mean, S), sj.GaussianDenoiser(sde, M, S), scale)
-        return sj.sdedit(
-            denoiser, sde, GUIDE, KEYS[:4], strength=strength, mask=mask, repeats=repeats, sampler=Sampler(steps=steps)
-        )
+        how = {"strength": strength, "mask": mask, "repeats": repeats, "fresh_noise": fresh}
+        return sj.sdedit(denoiser, sde, GUIDE, KEYS[:4], **how, sampler=Sampler(steps=steps))
 
     ones, half = np.ones(SHAPE, np.float32), np.full(SHAPE, 0.5, np.float32)
     compilations(lambda: edit(0.1, 1.0, 0.5, ones, 1))
@@ -129,6 +136,7 @@ def test_other_weights_strengths_masks_and_repeats_compile_nothing_and_other_ste
     assert compilations(lambda: edit(0.1, 1.0, 0.7, ones, 1)) == 0
     assert compilations(lambda: edit(0.1, 1.0, 0.5, half, 1)) == 0
     assert compilations(lambda: edit(0.1, 1.0, 0.5, ones, 4)) == 0
+    assert compilations(lambda: edit(0.1, 1.0, 0.5, ones, 4, fresh=False)) == 0
     assert compilations(lambda: edit(0.1, 1.0, 0.5, ones, 1, steps=10)) > 0  # the counter does count
 
 

@@ -32,7 +32,9 @@ class Edit:
     scale: float = 1.0
     """By how much the pasted image is enlarged."""
     repeats: int = 1
-    """How often the result is fed back as the guide."""
+    """How often an image is edited: the result is fed back as the guide."""
+    fresh_noise: bool = True
+    """Whether each repeat has noise of its own, or all have that of the first."""
     prompt: str = ""
     """What to edit towards, for a model with text."""
     negative: str = ""
@@ -84,6 +86,8 @@ def edit(command: Edit) -> int:
             for name, value in masks.items():
                 if value is not None:
                     raise ValueError(f"known={one.known!r}, {name}={value!r}: give one of them; both say what is kept")
+            if one.repeats > 1:
+                raise ValueError(f"known={one.known!r}, repeats={one.repeats}: what is known is restored once")
 
     def open_(one: Edit, shape: tuple[int, int, int]) -> Input:
         how = {"mask": one.mask, "original": one.original, "paste": one.paste, "at": one.at}
@@ -99,11 +103,10 @@ def edit(command: Edit) -> int:
             return sj.restore(
                 denoiser_of(model, ones), model.sde, images, sj.keys(seeds), parse_known(one.known), **how
             )
-        return sj.sdedit(
-            denoiser_of(model, ones), model.sde, images, sj.keys(seeds), mask=masks, repeats=one.repeats, **how
-        )
+        how |= {"mask": masks, "repeats": one.repeats, "fresh_noise": one.fresh_noise}
+        return sj.sdedit(denoiser_of(model, ones), model.sde, images, sj.keys(seeds), **how)
 
-    files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats", "known")
+    files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats", "fresh_noise", "known")
     editor = Editor(files, shared, check, open_, compute, lambda given: given.replaced)
     model = sj.load(command.snapshot)
     if command.manifest is not None:
@@ -117,7 +120,8 @@ def edit(command: Edit) -> int:
 
     if command.keep_distance is not None or command.realism is not None:
         found = find_strength(editor, command, model, seeds, sampler)
-        return edit_one(editor, command, model, [[entry(seed, strength)] for seed, strength in found.items()])
+        code = edit_one(editor, command, model, [[entry(seed, strength)] for seed, strength in found.items()])
+        return code if len(found) == len(seeds) else 2
     return edit_one(editor, command, model, [[entry(seed, strength) for strength in strengths] for seed in seeds])
 
 

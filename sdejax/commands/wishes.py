@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sdejax.balance import check_realism, largest_strength, smallest_strength
+from sdejax.balance import WishNotGranted, check_realism, largest_strength, smallest_strength
 from sdejax.commands.editing import Editor
 from sdejax.produce import tell
 from sdejax.realism import calibrate, denoising_errors
@@ -16,11 +16,11 @@ _SAMPLES = range(2**31, 2**31 + 64)  # seeds of the model's own samples; an edit
 
 
 def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sampler: Any) -> dict[int, float]:
-    """The strength for each seed of `command`, which asks for `keep_distance` or for `realism`.
+    """The strength for each seed of `command`, which asks for `keep_distance` or for `realism`; seeds without are told.
 
     Ten edits of one image for each seed, and for realism 64 samples besides, drawn as the edits are.
 
-    **Raises:** `ValueError` where the wish is outside its range or no strength grants it.
+    **Raises:** `ValueError` where the wish is outside its range, or no strength grants it to any seed.
     """
     editor.check(command, model)
     given = editor.open(command, model.shape)
@@ -29,7 +29,7 @@ def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sa
     if command.realism is not None:
         check_realism(command.realism)
         realism = calibrate(denoiser, model.sde, keys(_SAMPLES), model.shape, sampler=sampler)
-    found = {}
+    found, refused = {}, WishNotGranted()
     for seed in seeds:
 
         def edit(strength: float, seed: int = seed) -> np.ndarray:
@@ -40,12 +40,18 @@ def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sa
             assert realism is not None
             return float(realism(np.asarray(denoising_errors(denoiser, model.sde, result[None], keys([seed]))))[0])
 
-        if command.realism is None:
-            strength, result = largest_strength(edit, given.image, command.keep_distance)
-            wish = f"distance {float(np.sqrt(np.mean(np.square(result - given.image)))):.3f}"
-        else:
-            strength, result = smallest_strength(edit, typical, command.realism)
-            wish = f"realism {typical(result):.2f}"
-        tell(f"seed {seed}: strength {strength:.3f}, {wish}" + "\n" * sys.stderr.isatty())
-        found[seed] = strength
+        try:
+            if command.realism is None:
+                strength, result = largest_strength(edit, given.image, command.keep_distance)
+                wish = f"distance {float(np.sqrt(np.mean(np.square(result - given.image)))):.3f}"
+            else:
+                strength, result = smallest_strength(edit, typical, command.realism)
+                wish = f"realism {typical(result):.2f}"
+            found[seed], said = strength, f"seed {seed}: strength {strength:.3f}, {wish}"
+        except WishNotGranted as error:
+            refused, said = error, f"error: seed {seed}: {error}"
+        if len(seeds) > 1 or found:
+            tell(said + "\n" * sys.stderr.isatty())
+    if not found:
+        raise refused
     return found

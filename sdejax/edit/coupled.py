@@ -140,9 +140,9 @@ class _Pair:
 
 
 @partial(jit, static_argnames=("sde", "sampler", "coupling", "layout"))
-def _edit(rule, image, keys, strength, mask, repeats, sde, sampler, coupling, layout):
+def _edit(rule, image, keys, strength, mask, repeats, fresh, sde, sampler, coupling, layout):
     def run(shared, image, keys, mask):
-        rule, strength, repeats = shared
+        rule, strength, repeats, fresh = shared
         components = Components(
             coupling.stochasticity(sampler.stochasticity),
             (False,) * coupling.copies + (True,),
@@ -151,7 +151,7 @@ def _edit(rule, image, keys, strength, mask, repeats, sde, sampler, coupling, la
         )
 
         def once(k, image):
-            own = stream(keys, k)
+            own = stream(keys, jnp.where(fresh, k, 0))
             shape = image.shape[1:]
             noises = tuple(
                 sde.sigma(strength) * BrownianPaths(stream(own, i), shape).start() for i in range(coupling.copies)
@@ -163,7 +163,7 @@ def _edit(rule, image, keys, strength, mask, repeats, sde, sampler, coupling, la
 
         return jax.lax.fori_loop(0, repeats, once, image)
 
-    return over_images(run, layout, (rule, strength, repeats), (image, keys, mask))
+    return over_images(run, layout, (rule, strength, repeats, fresh), (image, keys, mask))
 
 
 def edit(
@@ -175,6 +175,7 @@ def edit(
     strength: ArrayLike,
     mask: ArrayLike | None = None,
     repeats: int = 1,
+    fresh_noise: bool = True,
     sampler: Sampler | None = None,
     coupling: str | Coupling = "synchronous",
 ) -> jax.Array:
@@ -200,6 +201,7 @@ def edit(
         jnp.asarray(strength, image.dtype),
         jnp.broadcast_to(check_mask(mask, image), full),
         jnp.asarray(repeats, jnp.int32),
+        jnp.asarray(fresh_noise, bool),
         sde,
         sampler,
         coupling,

@@ -34,6 +34,7 @@ def sdedit(
     strength: ArrayLike = 0.5,
     mask: ArrayLike | None = None,
     repeats: int = 1,
+    fresh_noise: bool = True,
     sampler: Sampler | None = None,
 ) -> jax.Array:
     """Turn a guide (a stroke painting, a photo with strokes, a composite) into an image of the model (eq. 12).
@@ -48,11 +49,15 @@ def sdedit(
       paper uses 0.3 to 0.6. A traced number: another one compiles nothing, and the number of steps stays.
     - `mask`: in [0, 1], broadcast to the guide, or per pixel without its last axis. 0 keeps the value bit for bit, 1
       edits it fully, and between it multiplies the strength: the value is edited from mask * strength on.
-    - `repeats`: K of the paper; the result becomes the guide again, under fresh noise.
+    - `repeats`: K of the paper; the result becomes the guide again.
+    - `fresh_noise`: whether each repeat has a path of its own, as in the paper, or all have that of the first, under
+      which what one repeat has left of the noise adds up in the next.
     - `sampler`: steps, grid, solver, stochasticity; one denoiser call per step and repeat.
 
     **Returns:** (b, *shape). Jit-compiled; spread over devices as `keys` are.
 
     **Raises:** `ValueError` for an argument outside its range or of the wrong shape.
     """
-    return edit(_SDEdit(denoiser), sde, guide, keys, strength=strength, mask=mask, repeats=repeats, sampler=sampler)
+    rule = _SDEdit(denoiser)
+    how = {"strength": strength, "mask": mask, "repeats": repeats, "fresh_noise": fresh_noise}
+    return edit(rule, sde, guide, keys, **how, sampler=sampler)
