@@ -13,11 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdejax.produce import record_of
-
 # Options that are not a line's: those of the whole manifest, and those that look for a strength.
 _OF_THE_COMMAND = {"snapshot", "sweep", "keep_distance", "realism", "manifest", "run"}
-_OF_THE_RUN = {"out", "seeds", "batch", "json"}  # options of `run` that do not say what an image is
 _LONGEST = 200  # bytes of a name; file systems hold 255 with what is added
 
 
@@ -169,23 +166,3 @@ class Hashes:
             with open(path, "rb") as file:
                 self._known[path] = hashlib.file_digest(file, "sha256").hexdigest()
         return self._known[path]
-
-
-def is_done(picture: Path, record: dict[str, Any]) -> bool:
-    """Whether a PNG is whole and the JSON beside it tells of the same image as `record`.
-
-    The same image: the same options, seed, weights and bytes of its inputs, wherever these lie.
-    """
-    try:
-        found = json.loads(record_of(picture).read_bytes())
-        whole = found["png_sha256"] == hashlib.sha256(picture.read_bytes()).hexdigest()
-        return whole and _image(found) == _image(json.loads(json.dumps(record)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
-
-
-def _image(record: dict[str, Any]) -> dict[str, Any]:
-    """What of a record says what its image is: not where its files are, nor how it was computed."""
-    elsewhere = {"snapshot", "manifest", "sweep", "versions", "png_sha256", *record["inputs"]}
-    image = {key: value for key, value in record.items() if key not in elsewhere}
-    return {**image, "run": {key: value for key, value in record["run"].items() if key not in _OF_THE_RUN}}

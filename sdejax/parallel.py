@@ -23,7 +23,7 @@ def image_mesh(devices: Sequence[Any] | None = None) -> Mesh:
     return Mesh(np.asarray(devices or jax.devices()), ("image",))
 
 
-def spread(array: jax.Array, mesh: Mesh) -> jax.Array:
+def spread(array: jax.Array | np.ndarray, mesh: Mesh) -> jax.Array:
     """Split an array's leading axis, which the mesh's size must divide, over the mesh's first axis."""
     return jax.device_put(array, NamedSharding(mesh, P(mesh.axis_names[0])))
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import threading
@@ -9,6 +10,13 @@ from collections.abc import Iterator
 from typing import Literal
 
 import jax
+
+from sdejax.aborts import aborts_explained
+
+_GONE = {
+    False: "another process of this run is gone; the same command goes on from what is written",
+    True: "process 0, which coordinates the others, is gone; the same command goes on from what is written",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +40,13 @@ class Processes:
     """Seconds, at least 1, that a process waits for the others before it stops."""
 
 
-def start_processes(processes: Processes) -> None:
+def start_processes(processes: Processes, independent: bool = False) -> None:
     """Join the other processes of the run, where there are any. Call it before jax has touched a device.
 
-    **Raises:** `ValueError` where what is known of them is not enough, or the others do not come within the limit.
+    Where one does not come within the limit, the others end in a sentence that says which, with exit code 1.
+    `independent` processes live on where another ends; the others end with it, and with their coordinator all do.
+
+    **Raises:** `ValueError` where what is known of them is not enough.
     """
     coordinator = processes.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
     count = processes.count or _number("JAX_NUM_PROCESSES", 0)
@@ -50,15 +61,35 @@ def start_processes(processes: Processes) -> None:
     if not coordinator and (processes.start == "never" or (processes.start == "auto" and not _several())):
         return
     explicit = (coordinator, count, index) if coordinator else (None, None, None)
+    if independent:
+        jax.config.update("jax_enable_recoverability", True)
     try:
-        jax.distributed.initialize(
-            *explicit,
-            initialization_timeout=processes.timeout,
-            heartbeat_timeout_seconds=max(10, processes.timeout),
-            shutdown_timeout_seconds=processes.timeout,
-        )
+        with aborts_explained(processes.timeout, _GONE[independent]), _registered_within(processes.timeout):
+            jax.distributed.initialize(
+                *explicit,
+                # What ends the wait is the coordinator's limit, which knows who is missing.
+                initialization_timeout=processes.timeout + 10,
+                heartbeat_timeout_seconds=max(10, min(60, processes.timeout) if independent else processes.timeout),
+                shutdown_timeout_seconds=processes.timeout,
+            )
     except Exception as error:  # jaxlib has several kinds
         raise ValueError(f"coordinator={coordinator!r}: the processes did not find each other ({error})") from None
+
+
+@contextlib.contextmanager
+def _registered_within(seconds: int) -> Iterator[None]:
+    """Give the coordinator a limit for the others to come, which `jax.distributed.initialize` has no argument for."""
+    from jax._src.lib import _jax
+
+    make = getattr(_jax, "get_distributed_runtime_service", None)
+    if make is None:  # another version of jax: its own limit says less
+        yield
+        return
+    _jax.get_distributed_runtime_service = functools.partial(make, cluster_register_timeout=seconds)
+    try:
+        yield
+    finally:
+        _jax.get_distributed_runtime_service = make
 
 
 def _number(name: str, otherwise: int) -> int:

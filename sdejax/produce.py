@@ -1,193 +1,246 @@
-"""From seeds to files: what every command that makes images shares.
+"""From numbered tasks to files, over all devices of all processes: what every command that makes images shares.
 
-Each image is a PNG and a JSON that reproduces it, written whole or not at all, and a contact sheet shows them together.
+The tasks are dealt to the processes in blocks. Each process reads what its next batch needs, gives it to its devices,
+and writes what they have made, at the same time. What is in the folder already is not made again.
 """
 
 import contextlib
 import dataclasses
-import hashlib
-import importlib.metadata
 import json
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from PIL import Image
 
-from sdejax.images import contact_sheet, png_bytes, save_png, write_atomically
+from sdejax.generate import in_batches, on_every_device
+from sdejax.images import png_bytes
+from sdejax.parallel import image_mesh
+from sdejax.peers import Peers
+from sdejax.pictures import of_the_image, of_the_job, provenance
+from sdejax.progress import Progress, summary, tell
+from sdejax.shards import Row, read_manifest
+from sdejax.sheet import Sheet, reduced, write_sheet
+from sdejax.sinks import PictureSink, ShardSink, Sink
+from sdejax.spans import Span, blocks, size_of
+from sdejax.storage import Folder
+from sdejax.writing import Writer
 
-_CELLS = 256  # on a sheet at most
-_CELL = 512  # pixels at most
+_FEW = 10_000  # images that are written as a PNG each, unless the format is given
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Work:
+    """What one program computes for any number of tasks at once.
+
+    - `compute(model, mesh, given)`: the results (n, *shape), not awaited, of what n tasks opened; the mesh's size
+      divides n, and the model is on all of it.
+    - `finish(given, result)`: the picture of one. It raises `ValueError` where there is none.
+    """
+
+    compute: Callable[[Any, Mesh, list[Any]], jax.Array]
+    finish: Callable[[Any, np.ndarray], Image.Image]
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One image to make: the name of its files, its seed, how a result becomes a picture, and what its record adds."""
+    """One image to make.
+
+    `name` is that of its files, `record` what its JSON adds to the command's, `prompt` what an index says of it, and
+    `open` reads what its work needs; it raises `ValueError` or `OSError` where that is not to be had.
+    """
 
     name: str
     seed: int
-    finish: Callable[[np.ndarray], Any]
+    work: Work
+    open: Callable[[], Any]
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
+    prompt: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    """Tasks that one program computes, any number of them at once: (n, *shape) for n tasks."""
+class Job:
+    """Numbered tasks. `tasks(span)` are those of a span of `numbers`, each with its number, in order.
 
-    tasks: list[Task]
-    compute: Callable[[list[Task]], Any]
+    - `largest`: how many tasks share a `Work` at most: no batch need be larger.
+    - `failed(name, error)`: told of a task that comes to nothing; without it that ends the job.
+    - `identity`: what tells the job from others of the same command.
+    """
+
+    numbers: Sequence[Span]
+    tasks: Callable[[Span], Iterator[tuple[int, Task]]]
+    largest: int
+    sheet: Sheet
+    failed: Callable[[str, Exception], None] | None = None
+    identity: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Sheet:
-    """The contact sheet's cells in reading order, of which the first 256 are shown.
+class _Opened:
+    number: int
+    task: Task
+    given: Any
+    block: Span
 
-    A cell is an image, the name of a task, or a file that was written earlier; a task that made no image has no cell.
-    `columns` is 0 for a number that fits.
+
+def produce(command: Any, model: Any, job: Job) -> int:
+    """Make the images of a job that are not there yet, and a contact sheet of the first.
+
+    Returns the exit code: 2 where a task came to nothing, 1 where another process was lost, else 0.
+
+    **Raises:** `ValueError` where the folder cannot be written or holds images of another job.
     """
-
-    cells: Sequence[Image.Image | str | Path]
-    columns: int = 0
-
-
-def produce(
-    command: Any,
-    model: Any,
-    groups: Iterable[Group],
-    shown: list[Any],
-    *,
-    batch: int | None = None,
-    total: int | None = None,
-    sheet: Sheet | None = None,
-    failed: Callable[[str, ValueError], None] | None = None,
-) -> int:
-    """Compute the tasks, batch by batch, and write their images, their JSON, and one contact sheet.
-
-    **Arguments:**
-
-    - `groups`: drawn one by one, so that an iterator may read what a group needs when its turn comes; it then says
-      itself how many tasks there are (`total`) and how many are computed at once (`batch`).
-    - `shown`: images that stand before those of the tasks on the sheet, unless `sheet` says what is on it.
-    - `failed`: told of a task whose image cannot be made, and why; without it that is raised.
-    """
-    run = command.run
-    if batch is None or total is None:
-        groups = list(groups)
-        names = [task.name for group in groups for task in group.tasks]
-        sheet = sheet or Sheet([*shown, *names])
-        total, batch = len(names), min(int(run.batch), max(len(group.tasks) for group in groups))
-    sheet = sheet or Sheet(shown)
-    wanted = {cell for cell in sheet.cells[:_CELLS] if isinstance(cell, str)}
-    out, pictures, done = Path(run.out), {}, 0
-    started = time.perf_counter()
-    for group in groups:
-        for tasks in _batched(group.tasks, batch):
-            with _writable(out):
-                # The last batch is filled up, so that one program serves them all.
-                results = np.asarray(group.compute(tasks + [tasks[-1]] * (batch - len(tasks))))[: len(tasks)]
-                images = [_finish(task, result, failed) for task, result in zip(tasks, results, strict=True)]
-            for task, image in zip(tasks, images, strict=True):
-                if image is None:
-                    continue
-                file = out / f"{task.name}.png"
-                data = png_bytes(image)
-                write_atomically(file, data)
-                record = {**provenance(command, model, task), "png_sha256": hashlib.sha256(data).hexdigest()}
-                write_atomically(record_of(file), (json.dumps(record, indent=1) + "\n").encode())
-                if run.json:
-                    print(json.dumps({"seed": task.seed, "file": str(file)}), flush=True)
-                if task.name in wanted:
-                    pictures[task.name] = _reduced(image)
-                done += 1
-            tell(f"{done} of {total} images, {time.perf_counter() - started:.1f} s")
-    if sys.stderr.isatty():
-        print(file=sys.stderr)
-    cells = [cell for cell in (_cell(cell, pictures) for cell in sheet.cells[:_CELLS]) if cell is not None]
-    if not cells:
-        return 0
-    file = out / "sheet.png"
-    save_png(file, contact_sheet(cells, sheet.columns))
-    print(
-        json.dumps({"sheet": str(file)}) if run.json else f"{done} images written to {out}, together in {file}",
-        flush=True,
-    )
-    return 0
+    run, mesh = command.run, image_mesh(jax.local_devices())
+    peers, folder = Peers(run.timeout), Folder.open(run.out)
+    with folder.made():
+        kind = run.format or ("png" if size_of(job.numbers) <= _FEW else "tar")
+        sink: Sink = PictureSink(folder)
+        if kind != "png":
+            identity = {**of_the_image(of_the_job(command, model)), **job.identity, "format": kind}
+            sink = ShardSink(folder, kind, identity, run.shard_size, peers.index == 0)
+        left = peers.agree("plan", lambda: [(span.first, span.last) for span in sink.plan(job.numbers)])
+        if kind != "png" and read_manifest(folder) is None:
+            raise ValueError(f"--out={run.out!r}: process {peers.index} does not see what process 0 wrote there")
+        # The batch is that of the whole job: what is left of it then runs the program that the rest ran.
+        per_device = min(run.batch, max(1, -(-job.largest // (mesh.size * peers.count))))
+        spans = [Span(*pair) for pair in left]
+        dealt = list(blocks(spans, sink.block(per_device)))[peers.index :: peers.count]
+        maker = _Maker(command, model, job, sink, Progress(size_of(spans), mesh.size, peers, run.json))
+        with maker.progress:
+            maker.make(mesh, dealt, per_device * mesh.size)
+            maker.progress.over = True
+            peers.tell(maker.progress.report())
+            if peers.index == 0:
+                _await_others(maker.progress, peers)
+        if peers.index == 0:
+            _conclude(folder, job, sink, maker, peers)
+    peers.leave()
+    return 1 if maker.progress.stopping else 2 if maker.progress.failed else 0
 
 
-def _batched(tasks: list[Task], batch: int) -> Iterator[list[Task]]:
-    for first in range(0, len(tasks), batch):
-        yield tasks[first : first + batch]
+class _Maker:
+    """One process's share of a job."""
 
+    def __init__(self, command: Any, model: Any, job: Job, sink: Sink, progress: Progress):
+        self.command, self.model, self.job, self.sink, self.progress = command, model, job, sink, progress
+        self.pictures: dict[str, Image.Image] = {}
+        self._wanted = {cell for cell in job.sheet.shown if isinstance(cell, str)}
 
-def _finish(task: Task, result: np.ndarray, failed: Callable[[str, ValueError], None] | None) -> Any:
-    try:
-        return task.finish(result)
-    except ValueError as error:
-        if failed is None:
+    def make(self, mesh: Mesh, dealt: Sequence[Span], size: int) -> None:
+        """Compute and write the blocks, in batches of `size`."""
+        writer: Writer[_Opened] = Writer(self._encode, self._write)
+        try:
+            chunks = self._chunks(on_every_device(self.model, mesh), mesh, dealt, size)
+            for items, results in in_batches(chunks, size, self.progress.clock):
+                writer.put(zip(items, results, strict=True))
+            writer.close()
+            self._tell(self.sink.close())
+        except BaseException as error:
+            with contextlib.suppress(BaseException):  # what is made is written, however it ends
+                writer.close()
+            self.sink.abandon()
+            if isinstance(error, OSError):
+                where = f"out={self.command.run.out!r}: cannot be written ({error.strerror or error})"
+                raise ValueError(f"{where}; what is there is kept, and the same command goes on") from None
             raise
-        failed(task.name, error)
-        return None
+
+    def _chunks(self, model: Any, mesh: Mesh, dealt: Sequence[Span], size: int) -> Iterator[Any]:
+        """The opened tasks in batches of one work each, and what computes them."""
+        ready: list[_Opened] = []
+
+        def batch() -> tuple[list[_Opened], Callable[[list[_Opened]], jax.Array]]:
+            work, items = ready[0].task.work, list(ready)
+            ready.clear()
+            return items, lambda items: work.compute(model, mesh, [item.given for item in items])
+
+        for item in self._opened(dealt):
+            if ready and item.task.work is not ready[0].task.work:
+                yield batch()
+            ready.append(item)
+            if len(ready) == size:
+                yield batch()
+        if ready:
+            yield batch()
+
+    def _opened(self, dealt: Sequence[Span]) -> Iterator[_Opened]:
+        for block in dealt:
+            if self.progress.stopping:
+                return
+            for number, task in self.job.tasks(block):
+                try:
+                    if self.sink.has(task.name, self._record(task)):
+                        self.progress.skipped += 1
+                        continue
+                    yield _Opened(number, task, task.open(), block)
+                except (ValueError, OSError) as error:
+                    self._fail(task.name, error)
+
+    def _record(self, task: Task) -> dict[str, Any]:
+        return provenance(self.command, self.model, task.seed, task.record)
+
+    def _encode(self, item: _Opened, result: np.ndarray) -> tuple[Image.Image, bytes] | ValueError:
+        try:
+            image = item.task.work.finish(item.given, result)
+        except ValueError as error:
+            return error
+        return image, png_bytes(image)
+
+    def _write(self, item: _Opened, encoded: tuple[Image.Image, bytes] | ValueError) -> None:
+        task = item.task
+        if isinstance(encoded, ValueError):
+            self._fail(task.name, encoded)
+            return
+        image, png = encoded
+        about = {"key": task.name, "seed": task.seed, "prompt": task.prompt}
+        self._tell(self.sink.add(Row(item.number, png, about), item.block, task.name, self._record(task)))
+        self.progress.done += 1
+        if task.name in self._wanted:
+            self.pictures[task.name] = reduced(image)
+
+    def _tell(self, row: dict[str, Any] | None) -> None:
+        if row is not None and self.command.run.json:
+            print(json.dumps(row), flush=True)
+
+    def _fail(self, name: str, error: Exception) -> None:
+        if self.job.failed is None:
+            raise error
+        self.progress.failed += 1
+        self.job.failed(name, error)
 
 
-def _cell(cell: Image.Image | str | Path, pictures: dict[str, Image.Image]) -> Image.Image | None:
-    if isinstance(cell, str):
-        return pictures.get(cell)
-    if isinstance(cell, Path):
-        with Image.open(cell) as image:
-            return _reduced(image)
-    return _reduced(cell)
+def _await_others(progress: Progress, peers: Peers) -> None:
+    """Wait until the other processes are through or lost; no longer than the time limit while none gets on."""
+    before, since = None, time.monotonic()
+    while not progress.stopping:
+        reports = peers.reports()
+        if all(reports.get(index, {}).get("over") for index in range(1, peers.count)):
+            return
+        now = {index: report["done"] + report["skipped"] for index, report in reports.items()}
+        if now != before:
+            before, since = now, time.monotonic()
+        if time.monotonic() - since > peers.timeout:
+            slow = ", ".join(str(i) for i in range(1, peers.count) if not reports.get(i, {}).get("over"))
+            progress.stop(f"process {slow} has made nothing for {peers.timeout} seconds")
+        time.sleep(0.2)
 
 
-def _reduced(image: Image.Image) -> Image.Image:
-    """A copy for the sheet, which is for looking at."""
-    copy = image.copy()
-    copy.thumbnail((_CELL, _CELL))
-    return copy
-
-
-@contextlib.contextmanager
-def _writable(out: Path):
-    """Make the folder before the work, and take it away again if nothing came of it.
-
-    **Raises:** `ValueError` where it cannot be written.
-    """
-    made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out={str(out)!r}: cannot be written ({error.strerror})") from None
-    try:
-        yield
-    except BaseException:
-        for folder in made:
-            folder.rmdir()
-        raise
-
-
-def record_of(picture: Path) -> Path:
-    """The JSON file beside a PNG."""
-    return picture.with_suffix(".json")
-
-
-def provenance(command: Any, model: Any, task: Task) -> dict[str, Any]:
-    """What reproduces one image."""
-    return {
-        "command": type(command).__name__.lower(),
-        **dataclasses.asdict(command),
-        **task.record,
-        "seed": task.seed,
-        "snapshot_hash": model.source,
-        "versions": {name: importlib.metadata.version(name) for name in ("sdejax", "jax", "jaxlib", "diffrax", "flax")},
-    }
-
-
-def tell(text: str) -> None:
-    """Progress: one line rewritten on a terminal, plain lines elsewhere."""
-    terminal = sys.stderr.isatty()
-    print(f"\r\x1b[K{text}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
+def _conclude(folder: Folder, job: Job, sink: Sink, maker: _Maker, peers: Peers) -> None:
+    """The manifest, the sheet, and what there is to say of the whole run."""
+    if isinstance(sink, ShardSink):
+        sink.finish(job.numbers)
+    sheet = write_sheet(folder, job.sheet, maker.pictures)
+    reports = [maker.progress.report(), *peers.reports().values()]
+    skipped, found = sum(report["skipped"] for report in reports), summary(reports)
+    if skipped:
+        tell(f"{skipped} of {size_of(job.numbers)} images are done already")
+    if maker.command.run.json:
+        print(json.dumps({"sheet": sheet, **found}), flush=True)
+        return
+    where = f", the first of them together in {sheet}" if sheet else ""
+    print(f"{found['images']} images written to {folder.shown}{where}", flush=True)
+    rate, outside = found["images_per_second_per_device"], found["share_outside_devices"]
+    if rate is not None and outside is not None:
+        tell(f"{rate:.3g} images/s for each of {found['devices']} devices, idle {outside:.1%} of the time")

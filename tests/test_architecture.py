@@ -11,7 +11,8 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a file imports only from rooms above its own in this list. Files that share a line form one room.
 ROOMS = [
     ["_version"],
-    ["compiling", "processes"],
+    ["compiling", "aborts", "spans", "storage", "writing"],
+    ["processes", "peers"],
     ["sde"],
     ["denoiser"],
     ["brownian"],
@@ -34,6 +35,7 @@ ROOMS = [
     ["nn.ncsnpp"],
     ["nn.names"],
     ["model"],
+    ["generate"],
     ["training"],
     ["images"],
     ["guides"],
@@ -46,6 +48,8 @@ ROOMS = [
     ["pretrained.diffusers", "pretrained.score_sde", "pretrained.ddpm", "pretrained.hub"],
     ["loading"],
     ["transfer"],
+    ["progress", "pictures", "shards", "sheet"],
+    ["sinks"],
     ["produce"],
     ["manifest"],
     ["metrics", "methods"],

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -28,6 +29,14 @@ EDITS = [
     {"guide": "wide.png", "name": "wide", "seed": 9, "strength": 0.4, "repeats": 2},
 ]
 NAMES = ["000001", "000002", "strokes", "000004", "wide"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """As on a laptop: the batches below are those of one device. tests/test_pods.py has more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -271,14 +280,18 @@ def test_sync_from_a_manifest(place, tmp_path):
     assert np.abs(results[3] - wide).max() > 1
 
 
+@dataclasses.dataclass
 class _Model:
-    shape, source, vocabulary = (8, 8, 3), "none", None
+    shape: tuple = (8, 8, 3)
+    source: str = "none"
+    vocabulary: None = None
+    params: tuple = ()
 
 
 def _fake(opened, computed):
     """An editor without a network: the image itself is its edit."""
 
-    def compute(model, commands, images, masks, seeds):
+    def compute(model, commands, images, masks, keys):
         computed.append((len(opened), [command.strength for command in commands]))
         return images
 
@@ -342,7 +355,7 @@ def test_an_image_that_is_not_finite_spoils_no_other(place, tmp_path, capsys):
     manifest = _write(place / "pictures" / "nan.jsonl", [{"guide": "a.png"}, {"guide": "wide.png"}])
     editor = _fake([], [])
 
-    def broken(model, commands, images, masks, seeds):
+    def broken(model, commands, images, masks, keys):
         return np.where(np.arange(2)[:, None, None, None] == 0, np.nan, images)
 
     command = Edit("m", manifest=str(manifest), run=Run(out=str(tmp_path / "out"), batch=2))

@@ -5,7 +5,16 @@ import re
 from typing import TYPE_CHECKING
 
 from sdejax.arguments import FLAT
-from sdejax.commands.run import OptionalPicture, Run, RunOptions, Snapshot, check_present, make_sampler, parse_seeds
+from sdejax.commands.run import (
+    OptionalPicture,
+    Run,
+    RunOptions,
+    Snapshot,
+    check_present,
+    make_sampler,
+    parse_seeds,
+    start,
+)
 
 if TYPE_CHECKING:
     from sdejax.edit.restore import BlockMeans, Luminance
@@ -96,18 +105,17 @@ def edit(command: Edit) -> int:
     def denoiser_of(model, ones):
         return denoiser(model, [one.prompt for one in ones], ones[0].guidance, [one.negative for one in ones])
 
-    def compute(model, ones, images, masks, seeds):
+    def compute(model, ones, images, masks, keys):
         one = ones[0]
         how = {"strength": one.strength, "sampler": sampler}
         if one.known is not None:
-            return sj.restore(
-                denoiser_of(model, ones), model.sde, images, sj.keys(seeds), parse_known(one.known), **how
-            )
+            return sj.restore(denoiser_of(model, ones), model.sde, images, keys, parse_known(one.known), **how)
         how |= {"mask": masks, "repeats": one.repeats, "fresh_noise": one.fresh_noise}
-        return sj.sdedit(denoiser_of(model, ones), model.sde, images, sj.keys(seeds), **how)
+        return sj.sdedit(denoiser_of(model, ones), model.sde, images, keys, **how)
 
     files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats", "fresh_noise", "known")
     editor = Editor(files, shared, check, open_, compute, lambda given: given.replaced)
+    start(command.run)
     model = sj.load(command.snapshot)
     if command.manifest is not None:
         return edit_manifest(editor, command, model)

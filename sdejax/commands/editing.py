@@ -1,18 +1,27 @@
 """From commands to edited images: what the verbs that edit pictures share, one picture or a manifest of them."""
 
 import dataclasses
-import sys
+import hashlib
+import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from sdejax.inputs import Input
-from sdejax.manifest import Entry, Failures, Hashes, grouped, is_done, read_manifest
+from sdejax.manifest import Entry, Failures, Hashes, grouped, read_manifest
 from sdejax.model import UnknownWordWarning
-from sdejax.produce import Group, Sheet, Task, produce, provenance, tell
+from sdejax.parallel import spread
+from sdejax.pictures import of_the_image
+from sdejax.produce import Job, Task, Work, produce
+from sdejax.progress import tell
+from sdejax.sample import keys
+from sdejax.sheet import Sheet
+from sdejax.spans import Span
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +32,7 @@ class Editor:
     - `shared`: the options that one compiled call has one value of; images that agree in them are computed together.
     - `check(command, model)`: raises `ValueError` for options without which no picture need be opened.
     - `open(command, shape)`: reads its picture and mask.
-    - `compute(model, commands, images, masks, seeds)`: the edited images, (n, *shape) for n commands.
+    - `compute(model, commands, images, masks, keys)`: the edited images, (n, *shape) for n commands.
     - `finish(input)`: how a result becomes a picture.
     """
 
@@ -31,7 +40,7 @@ class Editor:
     shared: Sequence[str]
     check: Callable[[Any, Any], None]
     open: Callable[[Any, tuple[int, int, int]], Input]
-    compute: Callable[[Any, list[Any], np.ndarray, np.ndarray, list[int]], Any]
+    compute: Callable[[Any, list[Any], Any, Any, jax.Array], Any]
     finish: Callable[[Input], Callable[[np.ndarray], Any]]
 
 
@@ -44,16 +53,12 @@ def edit_one(editor: Editor, command: Any, model: Any, rows: list[list[Entry]]) 
     for entry in entries:
         editor.check(entry.command, model)
     given = editor.open(command, model.shape)
-    hashes = Hashes()
-
-    def group(members: list[Entry]) -> Group:
-        return _group(editor, model, [(entry, given) for entry in members], hashes)
-
-    groups = [group(members) for members in grouped(entries, editor.shared)]
     if len(rows[0]) == 1:
-        return produce(command, model, groups, [], sheet=Sheet([given.shown, *(entry.name for entry in entries)]))
-    cells = [cell for row in rows for cell in (given.shown, *(entry.name for entry in row))]
-    return produce(command, model, groups, [], sheet=Sheet(cells, len(rows[0]) + 1))
+        sheet = Sheet([given.shown, *(entry.name for entry in entries)])
+    else:
+        cells = [cell for row in rows for cell in (given.shown, *(entry.name for entry in row))]
+        sheet = Sheet(cells, len(rows[0]) + 1)
+    return produce(command, model, _job(editor, entries, lambda _: given, sheet))
 
 
 def edit_manifest(editor: Editor, command: Any, model: Any) -> int:
@@ -61,8 +66,9 @@ def edit_manifest(editor: Editor, command: Any, model: Any) -> int:
 
     Entries that agree in `editor.shared` are batched together. A batch's pictures are read when its turn comes.
     """
-    out, hashes = Path(command.run.out), Hashes()
-    failures = Failures(lambda text: tell(f"{text}\n" if sys.stderr.isatty() else text))
+    # Every process reads the manifest; what is wrong with its lines is told once.
+    first = jax.process_index() == 0
+    failures = Failures(lambda text: tell(text) if first else None)
     entries = []
     for entry in read_manifest(command.manifest, command, editor.files, failures):
         try:
@@ -70,66 +76,64 @@ def edit_manifest(editor: Editor, command: Any, model: Any) -> int:
             entries.append(entry)
         except ValueError as error:
             failures.add(entry.name, error)
-    done = {entry.name for entry in entries if _done(editor, entry, model, out, hashes)}
-    if done:
-        tell(f"{len(done)} of {len(entries)} images are done already" + "\n" * sys.stderr.isatty())
-    # The batch is that of the whole manifest: what is left of it then runs the program that the rest ran.
-    groups = grouped(entries, editor.shared)
-    batch = min(command.run.batch, max(map(len, groups), default=1))
-
-    def batches() -> Iterator[Group]:
-        for members in groups:
-            ready: list[tuple[Entry, Input]] = []
-            for entry in (entry for entry in members if entry.name not in done):
-                try:
-                    given = editor.open(entry.command, model.shape)
-                    hashes.of(entry.command, editor.files)
-                    ready.append((entry, given))
-                except (ValueError, OSError) as error:
-                    failures.add(entry.name, error)
-                if len(ready) == batch:
-                    yield _group(editor, model, ready, hashes)
-                    ready = []
-            if ready:
-                yield _group(editor, model, ready, hashes)
-
-    cells = [out / f"{entry.name}.png" if entry.name in done else entry.name for entry in entries]
-    total = len(entries) - len(done)
-    produce(command, model, batches(), [], batch=batch, total=total, sheet=Sheet(cells), failed=failures.add)
-    if failures.by_name:
-        tell(f"{len(failures.by_name)} failed" + "\n" * sys.stderr.isatty())
-    return 2 if failures.by_name else 0
+    unread = len(failures.by_name)
+    opened = Failures(tell)
+    sheet = Sheet([entry.name for entry in entries])
+    job = _job(editor, entries, lambda one: editor.open(one, model.shape), sheet, opened.add)
+    code = produce(command, model, job)
+    if first and unread + len(opened.by_name):
+        tell(f"{unread + len(opened.by_name)} failed")
+    return max(code, 2 if unread else 0)
 
 
-def _group(editor: Editor, model: Any, ready: list[tuple[Entry, Input]], hashes: Hashes) -> Group:
-    """One call for entries that agree in `editor.shared`."""
-    by_name = {entry.name: (entry, given) for entry, given in ready}
+def _job(
+    editor: Editor,
+    entries: list[Entry],
+    open_: Callable[[Any], Input],
+    sheet: Sheet,
+    failed: Callable[[str, Exception], None] | None = None,
+) -> Job:
+    """The entries as numbered tasks, those of one work after each other."""
+    hashes, groups = Hashes(), grouped(entries, editor.shared)
+    work = Work(partial(_compute, editor), lambda given, result: editor.finish(given[1])(result))
+    # A work for each group: what differs in `shared` is not computed together.
+    works = [dataclasses.replace(work) for _ in groups]
+    numbered = [(entry, work) for group, work in zip(groups, works, strict=True) for entry in group]
 
-    def compute(tasks: list[Task]) -> Any:
-        chosen = [by_name[task.name] for task in tasks]
-        images = np.stack([given.image for _, given in chosen])
-        masks = np.stack([given.mask for _, given in chosen])
-        with warnings.catch_warnings():  # the check told of the prompts' words
-            warnings.simplefilter("ignore", UnknownWordWarning)
-            return editor.compute(model, [entry.command for entry, _ in chosen], images, masks, [t.seed for t in tasks])
+    def tasks(span: Span) -> Iterator[tuple[int, Task]]:
+        for number in span.numbers:
+            entry, work = numbered[number]
+            try:
+                record = {**dataclasses.asdict(entry.command), "inputs": hashes.of(entry.command, editor.files)}
+            except OSError:  # an input is missing: opening it says so
+                record = {}
+            prompt = getattr(entry.command, "target", None) or getattr(entry.command, "prompt", "")
+            opened = partial(_open, entry, open_)
+            yield number, Task(entry.name, entry.seed, work, opened, record, prompt)
 
-    return Group([_task(editor, entry, hashes, editor.finish(given)) for entry, given in ready], compute)
+    told = json.dumps([[one.name, one.seed, of_the_image(dataclasses.asdict(one.command))] for one, _ in numbered])
+    return Job(
+        [Span(0, len(numbered) - 1)] if numbered else [],
+        tasks,
+        max(map(len, groups), default=1),
+        sheet,
+        failed,
+        {"entries": hashlib.sha256(told.encode()).hexdigest()},
+    )
 
 
-def _task(editor: Editor, entry: Entry, hashes: Hashes, finish: Callable[[np.ndarray], Any]) -> Task:
-    record = {**dataclasses.asdict(entry.command), "inputs": hashes.of(entry.command, editor.files)}
-    return Task(entry.name, entry.seed, finish, record)
+def _open(entry: Entry, open_: Callable[[Any], Input]) -> tuple[Entry, Input]:
+    return entry, open_(entry.command)
 
 
-def _done(editor: Editor, entry: Entry, model: Any, out: Path, hashes: Hashes) -> bool:
-    picture = out / f"{entry.name}.png"
-    try:
-        if not picture.is_file():
-            return False
-        task = _task(editor, entry, hashes, lambda _: None)
-    except OSError:  # an input is missing: opening it says so
-        return False
-    return is_done(picture, provenance(entry.command, model, task))
+def _compute(editor: Editor, model: Any, mesh: Mesh, given: list[tuple[Entry, Input]]) -> jax.Array:
+    images = np.stack([one.image for _, one in given])
+    masks = np.stack([one.mask for _, one in given])
+    drawn = spread(keys(entry.seed for entry, _ in given), mesh)
+    with warnings.catch_warnings():  # the check told of the prompts' words
+        warnings.simplefilter("ignore", UnknownWordWarning)
+        commands = [entry.command for entry, _ in given]
+        return editor.compute(model, commands, spread(images, mesh), spread(masks, mesh), drawn)
 
 
 def denoiser(model: Any, texts: list[str | None], guidance: float | None, negatives: list[str]) -> Any:

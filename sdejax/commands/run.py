@@ -8,15 +8,17 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
+from sdejax.spans import Span, size_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """How a command solves, and where it writes."""
 
     out: str = "out"
-    """The folder to write: one PNG per seed with its JSON, and a contact sheet."""
+    """The folder to write, or an fsspec address such as gs://bucket/folder: the images, and a contact sheet."""
     seeds: str = "0"
-    """Seeds such as 7, 0-63 or 0-3,8; an image is its seed."""
+    """Seeds such as 7, 0-49999 or 0-3,8; an image is its seed."""
     steps: int = 20
     """Solver steps, at least 1."""
     stochasticity: float = 1.0
@@ -32,9 +34,23 @@ class Run:
     corrector: float | None = None
     """Signal-to-noise ratio of a Langevin step before each step, such as 0.16; costs a second evaluation."""
     batch: int = 32
-    """How many images are computed at once."""
+    """How many images a device computes at once."""
+    format: Literal["png", "tar", "parquet"] | None = None
+    """A PNG and a JSON for each image, or shards of many: tar as WebDataset has it, or parquet. By default PNG up to
+    10,000 images, else tar.
+    """
+    shard_size: int = 1000
+    """Images in a shard."""
     json: bool = False
-    """One JSON object per image on standard output, for machines."""
+    """JSON objects on standard output, for machines: one per image or shard, one for progress every 10 s."""
+    coordinator: str = ""
+    """host:port of process 0, where several processes share the work and their environment does not say it."""
+    processes: int = 0
+    """How many processes there are, with --coordinator."""
+    process_id: int = -1
+    """Which of them this is, from 0, with --coordinator."""
+    timeout: int = 300
+    """Seconds that a process waits for the others before it stops."""
 
 
 Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
@@ -43,21 +59,30 @@ OptionalPicture = Annotated[Positional[str | None], tyro.conf.arg(metavar="PICTU
 RunOptions = Annotated[Run, tyro.conf.arg(name="")]
 
 
+def seed_spans(text: str) -> list[Span]:
+    """ "7", "0-63" or "0-3,8" to spans of seeds, as they are given.
+
+    **Raises:** `ValueError` for anything else.
+    """
+    spans = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        span = Span(int(match[1]), int(match[2] or match[1])) if match else Span(0, -1)
+        if span.first > span.last or span.last >= 2**32:
+            raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
+        spans.append(span)
+    return spans
+
+
 def parse_seeds(text: str, one: bool = False) -> list[int]:
-    """ "7", "0-63" or "0-3,8" to seeds.
+    """ "7", "0-63" or "0-3,8" to a list of seeds.
 
     **Raises:** `ValueError` for anything else, and for several where there may be only `one`.
     """
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
-        if first > last or last >= 2**32:
-            raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
-        seeds.extend(range(first, last + 1))
-    if one and len(seeds) > 1:
+    spans = seed_spans(text)
+    if one and size_of(spans) > 1:
         raise ValueError(f"--seeds={text!r}: must be one seed with --manifest, whose lines may have their own")
-    return seeds
+    return [seed for span in spans for seed in span.numbers]
 
 
 def check_present(command: Any, needed: dict[str, str]) -> None:
@@ -65,6 +90,22 @@ def check_present(command: Any, needed: dict[str, str]) -> None:
     for field, name in needed.items():
         if getattr(command, field) is None:
             raise ValueError(f"{name}: is missing; it must be given, or {field!r} in each line of a --manifest")
+
+
+def start(run: Run) -> None:
+    """Check what no model is needed for, and join the other processes of the run, before jax touches a device.
+
+    **Raises:** `ValueError` for an option outside its range.
+    """
+    from sdejax.processes import Processes, start_processes
+
+    for name in ("batch", "shard_size", "timeout"):
+        if getattr(run, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}={getattr(run, name)}: must be at least 1")
+    start_processes(
+        Processes("auto", run.coordinator, run.processes, run.process_id, run.timeout),
+        independent=True,
+    )
 
 
 def make_sampler(run: Run) -> Any:
@@ -76,8 +117,6 @@ def make_sampler(run: Run) -> Any:
 
     import sdejax as sj
 
-    if run.batch < 1:
-        raise ValueError(f"--batch={run.batch}: must be at least 1")
     corrector = None if run.corrector is None else sj.Langevin(run.corrector)
     solver, controller = sj.Exponential(run.order), None
     if run.solver != "exponential":

@@ -1,14 +1,15 @@
 """`sdejax sample`: images from noise."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from sdejax.arguments import FLAT
-from sdejax.commands.run import Run, RunOptions, Snapshot, make_sampler, parse_seeds
+from sdejax.commands.run import Run, RunOptions, Snapshot, make_sampler, seed_spans, start
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Images from noise."""
+    """Images from noise, as many as there are seeds."""
 
     snapshot: Snapshot
     """A snapshot folder."""
@@ -21,16 +22,35 @@ class Sample:
 
 def sample(command: Sample) -> int:
     """Draw one image for each seed."""
+    spans, sampler = seed_spans(command.run.seeds), make_sampler(command.run)
+    start(command.run)
+
+    import itertools
+    import warnings
+
     import sdejax as sj
     from sdejax.images import to_image
-    from sdejax.produce import Group, Task, produce
+    from sdejax.model import UnknownWordWarning
+    from sdejax.produce import Job, Task, Work, produce
+    from sdejax.sheet import Sheet
+    from sdejax.spans import Span, merged, size_of
 
-    seeds, sampler = parse_seeds(command.run.seeds), make_sampler(command.run)
     model = sj.load(command.snapshot)
-    denoiser = model.denoiser(command.prompt, command.guidance)
+    model.denoiser(command.prompt, command.guidance)  # tells what is wrong with the prompt
 
-    def compute(tasks: list[Task]):
-        return sj.sample(denoiser, model.sde, sj.keys(task.seed for task in tasks), model.shape, sampler=sampler)
+    def compute(model: sj.Model, mesh, seeds: list[int]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnknownWordWarning)
+            denoiser = model.denoiser(command.prompt, command.guidance)
+        return sj.sample(denoiser, model.sde, sj.spread(sj.keys(seeds), mesh), model.shape, sampler=sampler)
 
-    tasks = [Task(f"{seed:06d}", seed, to_image) for seed in seeds]
-    return produce(command, model, [Group(tasks, compute)], [])
+    work = Work(compute, lambda _, result: to_image(result))
+
+    def tasks(span: Span) -> Iterator[tuple[int, Task]]:
+        for seed in span.numbers:
+            yield seed, Task(f"{seed:06d}", seed, work, lambda seed=seed: seed, prompt=command.prompt)
+
+    spans = merged(spans)
+    first = itertools.islice((seed for span in spans for seed in span.numbers), 256)
+    sheet = Sheet([f"{seed:06d}" for seed in first])
+    return produce(command, model, Job(spans, tasks, size_of(spans), sheet))

@@ -3,7 +3,16 @@
 import dataclasses
 
 from sdejax.arguments import FLAT
-from sdejax.commands.run import OptionalPicture, Run, RunOptions, Snapshot, check_present, make_sampler, parse_seeds
+from sdejax.commands.run import (
+    OptionalPicture,
+    Run,
+    RunOptions,
+    Snapshot,
+    check_present,
+    make_sampler,
+    parse_seeds,
+    start,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +70,11 @@ def sync(command: Sync) -> int:
         model.denoiser(one.source, one.source_guidance, one.source_negative)
         model.denoiser(one.target, one.target_guidance, one.target_negative)
 
-    def compute(model, ones, images, masks, seeds):
+    def compute(model, ones, images, masks, keys):
         one, method = ones[0], METHODS[ones[0].method]
         source = denoiser(model, [each.source for each in ones], one.source_guidance, [e.source_negative for e in ones])
         target = denoiser(model, [each.target for each in ones], one.target_guidance, [e.target_negative for e in ones])
-        given = (source if method.prompted else model.denoiser(), target, model.sde, images, sj.keys(seeds))
+        given = (source if method.prompted else model.denoiser(), target, model.sde, images, keys)
         how = {"strength": one.strength, "mask": masks}
         if one.method == "sync_sde":
             return sj.sync_sde(*given, **how, sampler=sampler, coupling=one.coupling)
@@ -79,6 +88,7 @@ def sync(command: Sync) -> int:
         compute=compute,
         finish=lambda given: given.changed,
     )
+    start(command.run)
     model = sj.load(command.snapshot)
     if command.manifest is not None:
         return edit_manifest(editor, command, model)

@@ -1,14 +1,13 @@
 """The strength that a wish of the command line asks for, seed by seed: `--keep-distance` and `--realism`."""
 
 import dataclasses
-import sys
 from typing import Any
 
 import numpy as np
 
 from sdejax.balance import WishNotGranted, check_realism, largest_strength, smallest_strength
 from sdejax.commands.editing import Editor
-from sdejax.produce import tell
+from sdejax.progress import tell
 from sdejax.realism import calibrate, denoising_errors
 from sdejax.sample import keys
 
@@ -34,7 +33,7 @@ def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sa
 
         def edit(strength: float, seed: int = seed) -> np.ndarray:
             one = dataclasses.replace(command, strength=strength)
-            return np.asarray(editor.compute(model, [one], given.image[None], given.mask[None], [seed]))[0]
+            return np.asarray(editor.compute(model, [one], given.image[None], given.mask[None], keys([seed])))[0]
 
         def typical(result: np.ndarray, seed: int = seed) -> float:
             assert realism is not None
@@ -51,7 +50,7 @@ def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sa
         except WishNotGranted as error:
             refused, said = error, f"error: seed {seed}: {error}"
         if len(seeds) > 1 or found:
-            tell(said + "\n" * sys.stderr.isatty())
+            tell(said)
     if not found:
         raise refused
     return found

@@ -1,0 +1,128 @@
+"""How far a run is, over all its processes: a bar on a terminal, plain lines elsewhere, JSON for machines."""
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+
+from sdejax.generate import DeviceClock
+from sdejax.peers import Peers
+
+_LOOK, _SAY = 1.0, 10.0  # seconds between looks, and between plain lines
+
+
+class Progress:
+    """What is done, of `total` over all processes, told by a thread of its own while the body of a `with` works.
+
+    `stopping` is "" or why this process has to stop in order: another one is lost. `over` says that its work is done.
+    """
+
+    def __init__(self, total: int, devices: int, peers: Peers, as_json: bool):
+        self.total, self.devices, self.peers, self.as_json = total, devices, peers, as_json
+        self.clock = DeviceClock()
+        self.done = self.skipped = self.failed = 0
+        self.stopping, self.over = "", False
+        self.started = time.perf_counter()
+        self._said = self.started
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._bar: Any = None
+
+    def __enter__(self) -> "Progress":
+        if sys.stderr.isatty() and self.peers.index == 0 and not self.as_json:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn())
+            self._bar = Bar(*columns, console=Console(file=sys.stderr))
+            self._bar.add_task("images", total=self.total, status="compiling")
+            self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+        if self._bar is not None:
+            self._look()
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays, on standard error."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        else:
+            tell(text)
+
+    def report(self) -> dict[str, Any]:
+        """What this process says of itself. Seconds are those since its devices got their first program."""
+        seconds = 0.0 if self.clock.since is None else time.perf_counter() - self.clock.since
+        return {
+            "done": self.done,
+            "skipped": self.skipped,
+            "failed": self.failed,
+            "devices": self.devices,
+            "busy": self.clock.busy * self.devices,
+            "seconds": seconds * self.devices,
+            "over": self.over,
+        }
+
+    def stop(self, why: str) -> None:
+        """Say why this process has to end before the work does; it ends in order."""
+        self.stopping = why
+        self.say(f"error: {why}; the same command makes what is missing")
+
+    def _run(self) -> None:
+        while not self._end.wait(_LOOK):
+            self._look()
+
+    def _look(self) -> None:
+        self.peers.tell(self.report())
+        if not self.stopping and (lost := self.peers.lost()):
+            names = ", ".join(map(str, lost))
+            self.stop(f"process {names} of {self.peers.count} is gone")
+        if self.peers.index == 0:
+            self._show([self.report(), *self.peers.reports().values()])
+
+    def _show(self, reports: list[dict[str, Any]]) -> None:
+        done = sum(report["done"] for report in reports)
+        there = done + sum(report["skipped"] for report in reports)
+        rate = done / (time.perf_counter() - self.started)
+        left = (self.total - there) / rate if done else None
+        if self._bar is not None:
+            status = f"{rate:.3g} images/s" if done else "compiling"
+            self._bar.update(self._bar.task_ids[0], completed=there, status=status)
+        elif time.perf_counter() - self._said > _SAY:
+            self._said = time.perf_counter()
+            if self.as_json:
+                row = {"done": there, "total": self.total, "images_per_second": rate, "seconds_left": left}
+                print(json.dumps(row), flush=True)
+            else:
+                rest = "" if left is None else f", {rate:.3g} images/s, {_duration(left)} left"
+                self.say(f"{there} of {self.total} images, {time.perf_counter() - self.started:.0f} s{rest}")
+
+
+def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the reports of all processes: images, images/s for each device, and the share of time outside the devices."""
+    seconds = sum(report["seconds"] for report in reports)
+    done = sum(report["done"] for report in reports)
+    return {
+        "images": done,
+        "devices": sum(report["devices"] for report in reports),
+        "failed": sum(report["failed"] for report in reports),
+        "images_per_second_per_device": done / seconds if seconds else None,
+        "share_outside_devices": 1.0 - sum(report["busy"] for report in reports) / seconds if seconds else None,
+    }
+
+
+def tell(text: str) -> None:
+    """A line on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"

@@ -1,0 +1,57 @@
+"""The contact sheet of a job: its first images together, for looking at."""
+
+import dataclasses
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from sdejax.images import contact_sheet, png_bytes
+from sdejax.storage import Folder
+
+_CELLS = 256  # on a sheet at most
+_CELL = 512  # pixels at most
+NAME = "sheet.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """The cells in reading order, of which the first 256 are shown.
+
+    A cell is an image, or the name of a task; one that made no image has no cell. `columns` is 0 for as many as fit.
+    """
+
+    cells: Sequence[Image.Image | str]
+    columns: int = 0
+
+    @property
+    def shown(self) -> Sequence[Image.Image | str]:
+        """The cells that there is room for."""
+        return self.cells[:_CELLS]
+
+
+def reduced(image: Image.Image) -> Image.Image:
+    """A copy in the size of a cell."""
+    copy = image.copy()
+    copy.thumbnail((_CELL, _CELL))
+    return copy
+
+
+def write_sheet(folder: Folder, sheet: Sheet, pictures: dict[str, Image.Image]) -> str | None:
+    """Write the sheet of `pictures`, by name, and of PNG files of the folder; its address, or None without any cell."""
+    cells = [_find(folder, cell, pictures) if isinstance(cell, str) else reduced(cell) for cell in sheet.shown]
+    there = [cell for cell in cells if cell is not None]
+    if not there:
+        return None
+    folder.write(NAME, png_bytes(contact_sheet(there, sheet.columns)))
+    return folder.show(NAME)
+
+
+def _find(folder: Folder, name: str, pictures: dict[str, Image.Image]) -> Image.Image | None:
+    if name in pictures:
+        return pictures[name]
+    try:
+        with Image.open(io.BytesIO(folder.read(f"{name}.png"))) as image:
+            return reduced(image)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,155 @@
+"""Where the images of a job go: a folder of pictures, or shards."""
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from sdejax.pictures import is_done, write_picture
+from sdejax.shards import (
+    Format,
+    Row,
+    Shard,
+    finished,
+    read_manifest,
+    remove_unfinished,
+    spans_in,
+    write_manifest,
+)
+from sdejax.spans import Span, blocks, without
+from sdejax.storage import Folder
+
+_MANIFEST_EVERY = 60.0  # seconds
+
+
+class Sink(Protocol):
+    """Takes the images of a process in order. What `plan` returns on process 0 is true on all."""
+
+    def plan(self, numbers: Sequence[Span]) -> list[Span]:
+        """The numbers that are not there yet, as far as the folder tells at a glance."""
+        ...
+
+    def block(self, per_device: int) -> int:
+        """How many tasks in a row are one process's."""
+        ...
+
+    def has(self, name: str, record: dict[str, Any]) -> bool:
+        """Whether an image is there already, by its name and what reproduces it."""
+        ...
+
+    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> dict[str, Any] | None:
+        """Write an image; what there is to tell machines of it."""
+        ...
+
+    def close(self) -> dict[str, Any] | None:
+        """End the last file in order; what there is to tell machines of it."""
+        ...
+
+    def abandon(self) -> None:
+        """Leave no half of a file."""
+        ...
+
+
+class PictureSink:
+    """A PNG and a JSON each."""
+
+    def __init__(self, folder: Folder):
+        self._folder = folder
+
+    def plan(self, numbers: Sequence[Span]) -> list[Span]:
+        """All: each image is looked at when its turn comes."""
+        return list(numbers)
+
+    def block(self, per_device: int) -> int:
+        """As many as a device takes at once."""
+        return per_device
+
+    def has(self, name: str, record: dict[str, Any]) -> bool:
+        """Whether the PNG is whole and its JSON tells of the same image."""
+        return is_done(self._folder, name, record)
+
+    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Write both files."""
+        write_picture(self._folder, name, row.png, record)
+        return {"seed": row.about["seed"], "file": self._folder.show(f"{name}.png")}
+
+    def close(self) -> None:
+        """Each image is a file of its own."""
+
+    def abandon(self) -> None:
+        """Each image is a file of its own."""
+
+
+class ShardSink:
+    """A shard for each block, and on process 0 the manifest of all of them.
+
+    `identity` is what makes the job another than one that the folder may hold, of JSON.
+    """
+
+    def __init__(self, folder: Folder, kind: Format, identity: dict[str, Any], size: int, keeps_manifest: bool):
+        self._folder, self._identity, self._size = folder, identity, size
+        self._kind: Format = kind
+        self._keeps_manifest, self._wanted, self._listed = keeps_manifest, (), 0.0
+        self._shard: Shard | None = None
+
+    def plan(self, numbers: Sequence[Span]) -> list[Span]:
+        """The numbers that no finished shard has. Begins the manifest, or holds against it what the folder is for.
+
+        **Raises:** `ValueError` where the folder holds images of another job.
+        """
+        manifest, identity = read_manifest(self._folder), json.loads(json.dumps(self._identity))
+        if manifest is not None and manifest["job"] != identity:
+            before = manifest["job"]
+            name = next((key for key in (*identity, *before) if before.get(key) != identity.get(key)), "")
+            raise ValueError(
+                f"out={self._folder.shown!r}: holds images of another job; {name} was {json.dumps(before.get(name))}, "
+                f"and is {json.dumps(identity.get(name))}"
+            )
+        shards = finished(self._folder, (manifest or {}).get("finished", ()))
+        left = without(numbers, spans_in(shards))
+        remove_unfinished(self._folder, shards, blocks(left, self._size))
+        self._list(numbers)
+        return left
+
+    def block(self, per_device: int) -> int:
+        """A shard's."""
+        return self._size
+
+    def has(self, name: str, record: dict[str, Any]) -> bool:
+        """What is there is not planned."""
+        return False
+
+    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> dict[str, Any] | None:
+        """Write an image; where it is the first of its block, end the shard before."""
+        said = None
+        if self._shard is not None and self._shard.span != block:
+            said = self.close()
+        self._shard = self._shard or Shard(self._folder, block, self._kind)
+        self._shard.add(row)
+        return said
+
+    def close(self) -> dict[str, Any] | None:
+        """End the shard under way, if there is one."""
+        if self._shard is None:
+            return None
+        shard, self._shard = self._shard, None
+        found = shard.close()
+        if self._keeps_manifest and time.monotonic() - self._listed > _MANIFEST_EVERY:
+            self._list(self._wanted)
+        return {"shard": self._folder.show(found["file"]), "images": found["images"]}
+
+    def abandon(self) -> None:
+        """Leave nothing of the shard under way."""
+        with contextlib.suppress(OSError):
+            if self._shard is not None:
+                self._shard.abandon()
+
+    def finish(self, numbers: Sequence[Span]) -> None:
+        """List what all processes have made."""
+        self._list(numbers)
+
+    def _list(self, numbers: Sequence[Span]) -> None:
+        self._wanted = tuple(numbers)
+        write_manifest(self._folder, self._identity, self._wanted)
+        self._listed = time.monotonic()
