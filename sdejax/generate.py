@@ -72,8 +72,8 @@ def generate(
       same (on one kind of hardware), and to 1e-5 otherwise. The last batch is filled up, and compiles nothing.
     - `devices`: some of `jax.local_devices()`, by default all.
 
-      same (on one kind of hardware), and to 1e-5 otherwise. The last batch is filled up and compiles nothing.
-    data's range, not clipped; n is `batch` times the number of devices, or less in the last.
+    **Yields:** batches in the order of the seeds: the seeds, a list of n, and their images (n, h, w, c), float32, in
+    the data's range, not clipped; n is `batch` times the number of devices, or less in the last.
 
     **Raises:** `ValueError` for an argument outside its range, or fewer prompts than seeds.
     """

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import os
 import sys
 import threading
@@ -23,9 +24,9 @@ _GONE = {
 class Processes:
     """How the processes of a run find each other.
 
-    On a TPU pod, under Slurm and under Open MPI nothing need be said. Elsewhere every process is told the coordinator
-    (which is process 0), their number, and its own index, here or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and
-    JAX_PROCESS_ID.
+    On a TPU pod, under Slurm, under Open MPI, and in an indexed Job of Kubernetes whose image has the package
+    kubernetes, nothing need be said. Elsewhere every process is told the coordinator (which is process 0), their
+    number, and its own index, here or by JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     """
 
     start: Literal["auto", "always", "never"] = "auto"
@@ -107,8 +108,36 @@ def _several() -> bool:
         len(environment.get("TPU_WORKER_HOSTNAMES", "").split(",")) > 1
         or len(environment.get("TPU_PROCESS_ADDRESSES", "").split(",")) > 1
         or "MEGASCALE_COORDINATOR_ADDRESS" in environment
-        or ("SLURM_PROCID" in environment and _number("SLURM_NTASKS", 1) > 1)
+        # The batch script has SLURM_PROCID and SLURM_NTASKS, too; only what srun starts is in a step.
+        or ("SLURM_STEP_NODELIST" in environment and _number("SLURM_NTASKS", 1) > 1)
         or _number("OMPI_COMM_WORLD_SIZE", 1) > 1
+        or _tpu_machine()
+        or _indexed_job()
+    )
+
+
+def _tpu_machine() -> bool:
+    """A TPU host made by gcloud, where only the metadata server knows of the others, and jax asks it.
+
+    On import jax chooses the platform tpu where it finds chips, and forbids asking (TPU_SKIP_MDS_QUERY) where it finds
+    none. GKE names the hosts in the environment, be it one. A host without others becomes a run of one process.
+    """
+    told = ("TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
+    platforms = jax.config.jax_platforms or ""  # type: ignore[attr-defined]
+    return "tpu" in platforms and not any(name in os.environ for name in told)
+
+
+def _indexed_job() -> bool:
+    """A pod of an indexed Job without TPUs, alone or in a JobSet, with the package that jax asks Kubernetes by.
+
+    Without the package jax could learn nothing, and the pods would be taken for runs of their own.
+    """
+    environment = os.environ
+    return (
+        "KUBERNETES_SERVICE_HOST" in environment
+        and "JOB_COMPLETION_INDEX" in environment
+        and "TPU_WORKER_HOSTNAMES" not in environment
+        and importlib.util.find_spec("kubernetes") is not None
     )
 
 

@@ -1,5 +1,7 @@
 """When processes look for each other, and that none waits for ever."""
 
+import importlib.util
+import os
 import subprocess
 import sys
 import time
@@ -15,11 +17,11 @@ def started(monkeypatch):
     """The arguments that `jax.distributed.initialize` was called with, in an environment that says nothing."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *words, **_: calls.append(words))
-    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_PROCID", "SLURM_NTASKS"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES", "MEGASCALE_COORDINATOR_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    for name in list(os.environ):
+        if name.startswith(
+            ("JAX_COORD", "JAX_NUM_PROC", "JAX_PROC", "SLURM", "TPU", "MEGASCALE", "OMPI", "KUBE", "JOB_")
+        ):
+            monkeypatch.delenv(name)
     return calls
 
 
@@ -30,9 +32,9 @@ ASK = (None, None, None)  # jax finds out by itself
     ("environment", "expected"),
     [
         ({}, []),
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, []),  # a notebook within a Slurm job
-        ({"SLURM_NTASKS": "4"}, []),  # the batch script itself, outside of srun
-        ({"SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, [ASK]),
+        ({"SLURM_STEP_NODELIST": "n0", "SLURM_NTASKS": "1"}, []),  # a notebook within a Slurm job
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, []),  # the batch script itself, outside of srun
+        ({"SLURM_STEP_NODELIST": "n[0-3]", "SLURM_PROCID": "3", "SLURM_NTASKS": "4"}, [ASK]),
         ({"TPU_WORKER_HOSTNAMES": "t0"}, []),  # one host
         ({"TPU_WORKER_HOSTNAMES": "t0,t1"}, [ASK]),
         ({"MEGASCALE_COORDINATOR_ADDRESS": "t0"}, [ASK]),
@@ -51,8 +53,54 @@ def test_the_environment_says_whether_there_are_others(started, monkeypatch, env
     assert started == expected
 
 
+@pytest.mark.parametrize(
+    ("platforms", "environment", "expected"),
+    [
+        ("tpu,cpu", {}, [ASK]),
+        ("cpu", {}, []),  # a person who computes on the host of a TPU
+        ("tpu", {"TPU_SKIP_MDS_QUERY": "1"}, []),  # no chips, or nobody to ask
+        ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "t0"}, []),  # one host of GKE
+    ],
+)
+def test_the_host_of_a_tpu_asks_for_others(started, monkeypatch, platforms, environment, expected):
+    before = jax.config.jax_platforms
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    jax.config.update("jax_platforms", platforms)
+    try:
+        start_processes(Processes())
+    finally:
+        jax.config.update("jax_platforms", before)
+    assert started == expected
+
+
+@pytest.mark.parametrize(
+    ("present", "environment", "expected"),
+    [
+        (True, {"JOB_COMPLETION_INDEX": "0"}, [ASK]),
+        (False, {"JOB_COMPLETION_INDEX": "0"}, []),  # jax could ask nobody
+        (True, {}, []),  # some pod, of no Job or of one that is not indexed
+        (True, {"JOB_COMPLETION_INDEX": "0", "TPU_WORKER_HOSTNAMES": "t0"}, []),  # one host with TPUs
+        (
+            True,
+            {"JAX_COORDINATOR_ADDRESS": "w-0:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+            [("w-0:1", 2, 1)],
+        ),
+    ],
+)
+def test_an_indexed_job_needs_the_package_kubernetes(started, monkeypatch, present, environment, expected):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: present or None if name == "kubernetes" else found(name, *_)
+    )
+    for name, value in {"KUBERNETES_SERVICE_HOST": "10.0.0.1", **environment}.items():
+        monkeypatch.setenv(name, value)
+    start_processes(Processes())
+    assert started == expected
+
+
 def test_options_come_before_the_environment(started, monkeypatch):
-    monkeypatch.setenv("SLURM_PROCID", "3")
+    monkeypatch.setenv("SLURM_STEP_NODELIST", "n[0-3]")
     monkeypatch.setenv("SLURM_NTASKS", "4")
     start_processes(Processes(start="never"))
     assert started == []

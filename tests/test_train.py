@@ -108,12 +108,10 @@ def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
     averaged over one process alone, and rows of a batch in an order that depends on the processes: each by 1e-2 or so.
     """
     four = start(write_config(tmp_path, "four"), devices=4)
-    config, port = write_config(tmp_path, "processes"), free_port()
-    told = ["--processes.coordinator", f"127.0.0.1:{port}", "--processes.count", "2", "--fsdp", "2"]
-    told += ["--sample-every", "20", "--validation", str(EMOJI)]  # which need every process, too
-    both = [start(config, *told, "--processes.index", str(index), devices=2) for index in (0, 1)]
-    for process in (four, *both):
-        finish(process)
+    words = ["--fsdp", "2", "--sample-every", "20", "--validation", str(EMOJI)]  # the last two need every process, too
+    both = start(write_config(tmp_path, "processes"), *words, devices=2, processes=2)
+    finish(four)
+    assert "on 4 devices" in finish(both)
     expected = losses(whole[0])
     assert sorted(expected) == list(range(1, 21))
     for name in ("four", "processes"):

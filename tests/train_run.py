@@ -28,8 +28,8 @@ def write_config(folder: Path, name: str, data: Path = EMOJI) -> Path:
     return path
 
 
-def start(config: Path, *words: str, devices: int = 1) -> subprocess.Popen:
-    """`sdejax train` on so many fake devices."""
+def start(config: Path, *words: str, devices: int = 1, processes: int = 1) -> subprocess.Popen:
+    """`sdejax train` on so many fake devices, in so many processes as the local launch recipe starts them."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
@@ -38,7 +38,8 @@ def start(config: Path, *words: str, devices: int = 1) -> subprocess.Popen:
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "train", str(config), *words]
+    launch = [str(ROOT / "train" / "launch" / "local.sh"), str(processes)] if processes > 1 else []
+    command = [*launch, sys.executable, "-m", "train", str(config), *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
