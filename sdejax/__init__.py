@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sdejax.edit.restore import BlockMeans, Luminance, restore
     from sdejax.edit.sdedit import sdedit
     from sdejax.edit.sync_sde import sync_sde
+    from sdejax.generate import generate
     from sdejax.likelihood import Likelihood, bits_per_dimension, log_likelihood
     from sdejax.loading import load
     from sdejax.model import Model, NetworkDenoiser, Parametrisation, UnknownWordWarning
@@ -60,6 +61,7 @@ _HOMES = {
     "edit.restore": ("BlockMeans", "Luminance", "restore"),
     "edit.sdedit": ("sdedit",),
     "edit.sync_sde": ("sync_sde",),
+    "generate": ("generate",),
     "likelihood": ("Likelihood", "bits_per_dimension", "log_likelihood"),
     "loading": ("load",),
     "model": ("Model", "NetworkDenoiser", "Parametrisation", "UnknownWordWarning"),
@@ -107,6 +109,7 @@ __all__ = [
     "edit_friendly_inversion",
     "fire_flow",
     "flow_edit",
+    "generate",
     "image_mesh",
     "keys",
     "load",

@@ -15,13 +15,8 @@ _NOT_OF_THE_IMAGE = {
 _NOT_OF_THE_RECORD = {"snapshot", "manifest", "sweep", "versions", "png_sha256"}
 
 
-def provenance(command: Any, model: Any, seed: int, record: dict[str, Any]) -> dict[str, Any]:
-    """What reproduces one image: `record` is what it adds to its command."""
-    return {**of_the_job(command, model), **record, "seed": seed}
-
-
 def of_the_job(command: Any, model: Any) -> dict[str, Any]:
-    """What reproduces all images of a command, a frozen dataclass, but for their seeds."""
+    """What reproduces the images of a command, a frozen dataclass, but for their seeds and inputs."""
     return {
         "command": type(command).__name__.lower(),
         **dataclasses.asdict(command),

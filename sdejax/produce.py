@@ -7,6 +7,8 @@ and writes what they have made, at the same time. What is in the folder already 
 import contextlib
 import dataclasses
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -20,7 +22,7 @@ from sdejax.generate import in_batches, on_every_device
 from sdejax.images import png_bytes
 from sdejax.parallel import image_mesh
 from sdejax.peers import Peers
-from sdejax.pictures import of_the_image, of_the_job, provenance
+from sdejax.pictures import of_the_image, of_the_job
 from sdejax.progress import Progress, summary, tell
 from sdejax.shards import Row, read_manifest
 from sdejax.sheet import Sheet, reduced, write_sheet
@@ -109,7 +111,7 @@ def produce(command: Any, model: Any, job: Job) -> int:
         spans = [Span(*pair) for pair in left]
         dealt = list(blocks(spans, sink.block(per_device)))[peers.index :: peers.count]
         maker = _Maker(command, model, job, sink, Progress(size_of(spans), mesh.size, peers, run.json))
-        with maker.progress:
+        with maker.progress, _told_to_stop(maker.progress):
             maker.make(mesh, dealt, per_device * mesh.size)
             maker.progress.over = True
             peers.tell(maker.progress.report())
@@ -121,12 +123,31 @@ def produce(command: Any, model: Any, job: Job) -> int:
     return 1 if maker.progress.stopping else 2 if maker.progress.failed else 0
 
 
+@contextlib.contextmanager
+def _told_to_stop(progress: Progress) -> Iterator[None]:
+    """SIGTERM, the way of schedulers: the block under way is finished. A second one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_number: int, _frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        progress.stop("asked to stop")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 class _Maker:
     """One process's share of a job."""
 
     def __init__(self, command: Any, model: Any, job: Job, sink: Sink, progress: Progress):
         self.command, self.model, self.job, self.sink, self.progress = command, model, job, sink, progress
         self.pictures: dict[str, Image.Image] = {}
+        self._base = of_the_job(command, model)
         self._wanted = {cell for cell in job.sheet.shown if isinstance(cell, str)}
 
     def make(self, mesh: Mesh, dealt: Sequence[Span], size: int) -> None:
@@ -179,7 +200,7 @@ class _Maker:
                     self._fail(task.name, error)
 
     def _record(self, task: Task) -> dict[str, Any]:
-        return provenance(self.command, self.model, task.seed, task.record)
+        return {**self._base, **task.record, "seed": task.seed}
 
     def _encode(self, item: _Opened, result: np.ndarray) -> tuple[Image.Image, bytes] | ValueError:
         try:

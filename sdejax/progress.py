@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from sdejax.generate import DeviceClock
-from sdejax.peers import Peers
+from sdejax.peers import Peers, PeersGone
 
 _LOOK, _SAY = 1.0, 10.0  # seconds between looks, and between plain lines
 
@@ -76,7 +76,11 @@ class Progress:
 
     def _run(self) -> None:
         while not self._end.wait(_LOOK):
-            self._look()
+            try:
+                self._look()
+            except PeersGone as error:
+                self.stop(str(error))
+                return
 
     def _look(self) -> None:
         self.peers.tell(self.report())

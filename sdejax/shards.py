@@ -168,6 +168,8 @@ class Shard:
     def abandon(self) -> None:
         """Leave nothing of it."""
         with contextlib.suppress(_Abandoned), self._exit:
+            with contextlib.suppress(OSError, ValueError):  # else it is closed later, when its file is not there
+                self._writer.close()
             raise _Abandoned
 
 

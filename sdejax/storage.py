@@ -87,7 +87,7 @@ class Folder:
         missing, path = [], self.path
         while self.local and not self.files.exists(path):
             missing.append(path)
-            path = self.files._parent(path)
+            path = path.rpartition("/")[0]
         try:
             self.files.makedirs(self.path, exist_ok=True)
             self.write(".writable", b"")

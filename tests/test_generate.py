@@ -1,0 +1,97 @@
+"""Any number of images by one program: each is its seed's, in order, whatever fills the batches."""
+
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import sdejax as sj
+from sdejax.generate import DeviceClock, chunked, in_batches
+from tests.tiny import tiny_model
+
+MODEL = tiny_model()
+SAMPLER = sj.Sampler(2, "edm")
+
+
+def test_images_are_those_of_their_seeds_and_prompts(compilations):
+    seeds, prompts = [5, 0, 11, 2, 2, 7, 4, 3, 9], ["red heart", "blue heart", ""] * 3
+    found = list(sj.generate(MODEL, iter(seeds), prompt=iter(prompts), sampler=SAMPLER, batch=1))
+    assert [batch for batch, _ in found] == [seeds[:4], seeds[4:8], seeds[8:]]  # on four devices
+    images = np.concatenate([images for _, images in found])
+    alone = np.asarray(sj.sample(MODEL.denoiser(prompts), MODEL.sde, sj.keys(seeds), MODEL.shape, sampler=SAMPLER))
+    # 1e-5 is float32 at another batch size; a neighbour's seed, prompt or place is off by 0.1 and more.
+    np.testing.assert_allclose(images, alone, atol=1e-5)
+    assert np.abs(images[3] - images[4]).max() > 0.1  # one seed with two prompts
+    # At the same batch on each device bit for bit, whatever the devices; and the short batch compiles nothing.
+    one = [images for _, images in sj.generate(MODEL, seeds, prompt=prompts, sampler=SAMPLER, batch=1,
+                                              devices=jax.devices()[1:2])]  # fmt: skip
+    np.testing.assert_array_equal(np.concatenate(one), images)
+    again = lambda: list(sj.generate(MODEL, range(7), prompt=["square"] * 7, sampler=SAMPLER, batch=1))  # noqa: E731
+    assert compilations(lambda: [images for _, images in again()]) == 0
+
+
+def test_guidance_and_a_negative_reach_the_denoiser():
+    how = {"guidance": 2.0, "negative": "square"}
+    ((_, images),) = sj.generate(MODEL, range(4), prompt="red heart", **how, sampler=SAMPLER, batch=1)
+    denoiser = MODEL.denoiser("red heart", **how)
+    alone = sj.sample(denoiser, MODEL.sde, sj.keys(range(4)), MODEL.shape, sampler=SAMPLER)
+    np.testing.assert_allclose(images, alone, atol=1e-5)
+    plain = sj.sample(MODEL.denoiser("red heart"), MODEL.sde, sj.keys(range(4)), MODEL.shape, sampler=SAMPLER)
+    assert np.abs(images - np.asarray(plain)).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [({"batch": 0}, "batch=0: must be at least 1"), ({"prompt": ["square"]}, "fewer texts than seeds; seed 1")],
+)
+def test_what_is_wrong_is_one_sentence(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        list(sj.generate(MODEL, range(2), **arguments, sampler=SAMPLER))
+
+
+def test_the_devices_are_given_work_ahead_but_not_all_of_it():
+    # Rejects waiting for each batch before the next is given, and reading a job of millions at once.
+    given, seen = [], []
+
+    def chunks():
+        for first in range(10):
+            given.append(first)
+            yield [first], np.asarray
+
+    for items, _ in in_batches(chunks(), 1):
+        seen.append(len(given) - items[0])
+    assert max(seen) <= 4 and seen[0] >= 3
+
+
+def test_what_is_under_way_comes_before_the_failure():
+    def chunks():
+        yield [1, 2], np.asarray
+        yield [3], np.asarray
+        raise KeyboardInterrupt
+
+    found = in_batches(chunks(), 2)
+    assert [(items, results.tolist()) for items, results in (next(found), next(found))] == [
+        ([1, 2], [1, 2]),
+        ([3], [3]),
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+
+
+def test_the_clock_counts_each_second_of_work_once():
+    # Two programs that were given at once and end one after the other; then a pause, then a third.
+    clock, start = DeviceClock(), time.perf_counter()
+    clock.through(start - 2.0)
+    clock.through(start - 1.5)
+    time.sleep(0.2)
+    third = time.perf_counter()
+    time.sleep(0.1)
+    clock.through(third)
+    # Counting the overlap twice gives 3.6; counting the pause, 2.3.
+    assert 2.09 < clock.busy < 2.2
+    assert clock.since == start - 2.0
+
+
+def test_chunks_have_their_size():
+    assert list(chunked(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]

@@ -1,0 +1,157 @@
+"""Shards: what other programs read in them, and what is left of them when something goes wrong."""
+
+import errno
+import hashlib
+import io
+import json
+import tarfile
+
+import fsspec
+import numpy as np
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+from PIL import Image
+
+from sdejax.images import png_bytes
+from sdejax.shards import MANIFEST, Row, Shard, finished, read_manifest, remove_unfinished, spans_in, write_manifest
+from sdejax.spans import Span
+from sdejax.storage import Folder
+from train.sources import open_images
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
+
+
+def rows(span, prompt="red heart", name=lambda number: f"{number:06d}"):
+    return [
+        Row(n, png_bytes(Image.fromarray(PICTURES[n % 6])), {"key": name(n), "seed": n, "prompt": prompt})
+        for n in span.numbers
+    ]
+
+
+def write(folder, span, kind="tar", **how):
+    shard = Shard(folder, span, kind)
+    for row in rows(span, **how):
+        shard.add(row)
+    return shard.close()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder.open(str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_our_own_training_reads_the_images_and_captions(folder, tmp_path, kind):
+    with folder.made():
+        for span in (Span(0, 2), Span(3, 5)):
+            write(folder, span, kind, prompt="a red heart")
+    images = open_images(tmp_path / "out", captioned=True, cache=tmp_path / "cache")
+    assert list(images.captions) == ["a red heart"] * 6
+    for i in range(6):
+        with Image.open(io.BytesIO(images.read(i))) as image:
+            np.testing.assert_array_equal(image, PICTURES[i])
+
+
+def test_a_tar_is_as_webdataset_reads_it(folder):
+    # A sample is what has the same name up to the first dot, file after file; so a dot in a name must not be one.
+    with folder.made():
+        write(folder, Span(0, 2), name=lambda number: f"a.b{number}%")
+    samples = {}
+    with tarfile.open(fileobj=io.BytesIO(folder.read("0000000000-0000000002.tar"))) as tar:
+        for member in tar:
+            key, _, field = member.name.partition(".")
+            samples.setdefault(key, {})[field] = tar.extractfile(member).read()
+    assert [sorted(sample) for sample in samples.values()] == [["json", "png", "txt"]] * 3
+    for number, sample in enumerate(samples.values()):
+        about = json.loads(sample["json"])
+        assert about == {"key": f"a.b{number}%", "seed": number, "prompt": "red heart"}
+        assert sample["txt"] == b"red heart"
+        np.testing.assert_array_equal(Image.open(io.BytesIO(sample["png"])), PICTURES[number])
+
+
+def test_the_index_and_the_manifest_tell_what_is_there(folder):
+    with folder.made():
+        entry = write(folder, Span(3, 5))
+        write(folder, Span(0, 2), "parquet")
+        write_manifest(folder, {"a": 1}, [Span(0, 6)])
+    data = folder.read("0000000003-0000000005.tar")
+    assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+    index = json.loads(folder.read("0000000003-0000000005.json"))["index"]
+    for row, line in zip(rows(Span(3, 5)), index, strict=True):
+        assert line == {**row.about, "sha256": hashlib.sha256(row.png).hexdigest()}
+    manifest = read_manifest(folder)
+    assert [shard["file"].partition(".")[0] for shard in manifest["finished"]] == [
+        "0000000000-0000000002",
+        "0000000003-0000000005",
+    ]
+    assert (manifest["job"], manifest["images"], manifest["complete"]) == ({"a": 1}, 6, False)
+    write_manifest(folder, {"a": 1}, [Span(0, 5)])
+    assert read_manifest(folder)["complete"]
+
+
+def test_what_is_not_whole_is_not_finished(folder, tmp_path):
+    with folder.made():
+        shards = [write(folder, Span(2 * i, 2 * i + 1)) for i in range(5)]
+        write_manifest(folder, {}, [Span(0, 9)])
+    out = tmp_path / "out"
+    cut = out / shards[1]["file"]
+    cut.write_bytes(cut.read_bytes()[:-1])
+    (out / shards[2]["file"]).unlink()
+    (out / "0000000006-0000000007.json").write_text("{")
+    (out / MANIFEST).unlink()
+    assert spans_in(finished(folder)) == [Span(0, 1), Span(8, 9)]
+    # With a manifest indexes are not read, lengths are looked at all the same.
+    assert spans_in(finished(folder, shards)) == [Span(0, 1), Span(6, 9)]
+    # What will be written anew stays until then; what would lie beside it goes.
+    remove_unfinished(folder, finished(folder), [Span(2, 3), Span(4, 7)])
+    names = {name.partition(".")[0] for name in folder.sizes()}
+    assert names == {f"{a:010d}-{a + 1:010d}" for a in (0, 2, 8)}
+
+
+def test_a_missing_image_is_not_taken_for_done(folder):
+    with folder.made():
+        shard = Shard(folder, Span(0, 4), "tar")
+        for row in (rows(Span(0, 4))[i] for i in (0, 1, 3)):
+            shard.add(row)
+        assert shard.close()["missing"] == [2, 4]
+    assert spans_in(finished(folder)) == [Span(0, 1), Span(3, 3)]
+
+
+@pytest.mark.parametrize("kind", ["tar", "parquet"])
+def test_an_abandoned_shard_leaves_nothing(folder, tmp_path, kind):
+    with folder.made():
+        shard = Shard(folder, Span(0, 5), kind)
+        shard.add(rows(Span(0, 0))[0])
+        shard.abandon()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+class _FullDisk(MemoryFileSystem):
+    """A disk with room for so many bytes."""
+
+    protocol, room = "full", 20_000
+
+    def _open(self, path, mode="rb", **kwargs):
+        file = super()._open(path, mode, **kwargs)
+        if mode == "wb":
+            write = file.write
+
+            def limited(data):
+                _FullDisk.room -= len(data)
+                if _FullDisk.room < 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return write(data)
+
+            file.write = limited
+        return file
+
+
+def test_a_full_disk_keeps_what_is_whole():
+    fsspec.register_implementation("full", _FullDisk, clobber=True)
+    folder = Folder.open("full://out")
+    with folder.made():
+        write(folder, Span(0, 1))
+        with pytest.raises(OSError, match="No space left"):
+            write(folder, Span(2, 3))
+    assert spans_in(finished(folder)) == [Span(0, 1)]
+    assert sorted(folder.sizes()) == ["0000000000-0000000001.json", "0000000000-0000000001.tar"]
