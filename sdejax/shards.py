@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Literal, Protocol
 
-from sdejax.spans import Span, without
+from sdejax.spans import Span, merged, without
 from sdejax.storage import Folder
 
 Format = Literal["tar", "parquet"]
@@ -198,8 +198,11 @@ def finished(folder: Folder, known: Sequence[dict[str, Any]] = ()) -> list[dict[
 
 def spans_in(shards: Sequence[dict[str, Any]]) -> list[Span]:
     """The numbers of the images in finished shards."""
-    spans = [Span(entry["first"], entry["last"]) for entry in shards]
-    return without(spans, [Span(number, number) for entry in shards for number in entry["missing"]])
+    return merged(
+        span
+        for entry in shards
+        for span in without([Span(entry["first"], entry["last"])], [Span(n, n) for n in entry["missing"]])
+    )
 
 
 def remove_unfinished(folder: Folder, shards: Sequence[dict[str, Any]], planned: Iterable[Span]) -> None:

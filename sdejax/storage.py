@@ -6,6 +6,7 @@ name follows from the file's, so that what a kill left behind is overwritten whe
 
 import contextlib
 import dataclasses
+import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -90,8 +91,9 @@ class Folder:
             path = path.rpartition("/")[0]
         try:
             self.files.makedirs(self.path, exist_ok=True)
-            self.write(".writable", b"")
-            self.files.rm(f"{self.path}/.writable")
+            probe = f"writable-{uuid.uuid4().hex}"  # of this process alone
+            self.write(probe, b"")
+            self.remove(probe)
         except OSError as error:
             raise ValueError(f"--out={self.shown!r}: cannot be written ({error.strerror or error})") from None
         try:

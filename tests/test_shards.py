@@ -115,6 +115,8 @@ def test_a_missing_image_is_not_taken_for_done(folder):
             shard.add(row)
         assert shard.close()["missing"] == [2, 4]
     assert spans_in(finished(folder)) == [Span(0, 1), Span(3, 3)]
+    write(folder, Span(2, 2))  # what is missing there may be here
+    assert spans_in(finished(folder)) == [Span(0, 3)]
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
