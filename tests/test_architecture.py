@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a file imports only from rooms above its own in this list. Files that share a line form one room.
 ROOMS = [
     ["_version"],
-    ["compiling", "processes"],
+    ["compiling", "processes", "hardware"],
     ["sde"],
     ["denoiser"],
     ["brownian"],
@@ -45,6 +45,7 @@ ROOMS = [
     ["pretrained.weights", "pretrained.unet2d"],
     ["pretrained.diffusers", "pretrained.score_sde", "pretrained.ddpm", "pretrained.hub"],
     ["loading"],
+    ["plan"],
     ["transfer"],
     ["produce"],
     ["manifest"],
@@ -58,7 +59,7 @@ ROOMS = [
     ["commands.run", "commands.editing"],
     ["commands.wishes"],
     ["commands.edit", "commands.sync", "commands.sample", "commands.strokes", "commands.transfer", "commands.env"],
-    ["commands.evaluate"],
+    ["commands.evaluate", "commands.plan"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}
