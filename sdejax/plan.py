@@ -5,8 +5,9 @@ of a TPU program are read from the very program that would run. XLA's compiler f
 program is compiled for as many make-believe CPU devices, which says what hardly depends on the compiler: arithmetic,
 the memory of the arguments, and what the partitioner makes devices tell each other.
 
-The time is a roofline: the longer of arithmetic at the peak rate and traffic at the memory's bandwidth. What the links
-between chips take is not in it, and no program reaches it.
+The time is a roofline: the longer of arithmetic at the peak rate and traffic at the memory's bandwidth, without what
+the links between chips take. The compiler's count of the traffic has what stays in a chip's fast memory in it, so
+only the arithmetic's time is a bound that no program passes.
 """
 
 import contextlib
@@ -106,13 +107,25 @@ class Plan:
 
     @property
     def memory_seconds(self) -> float | None:
-        """Of the traffic, at the bandwidth of the chip's memory."""
+        """Of the traffic, at the bandwidth of the chip's memory, as if nothing stayed in faster memory."""
         return None if self.accessed is None else self.accessed / self.topology.chip.bandwidth
 
     @property
     def seconds(self) -> float:
-        """The longer of the two that are known."""
+        """The longer of the two, as far as they are known."""
         return max(self.compute_seconds, self.memory_seconds or 0.0)
+
+    @property
+    def bound(self) -> Literal["compute", "memory bandwidth"] | None:
+        """Which of the two it is; "compute" is certain, as the traffic's time is counted high."""
+        if self.memory_seconds is None:
+            return None
+        return "compute" if self.compute_seconds >= self.memory_seconds else "memory bandwidth"
+
+    @property
+    def most_images_per_second(self) -> float:
+        """All chips' at the arithmetic's peak: a bound from above."""
+        return self.program.batch / self.compute_seconds
 
 
 def topology_of(name: str) -> Topology:
@@ -279,7 +292,7 @@ def plan(program: Program, topology: Topology, quick: bool = False) -> Plan:
 
 
 _COLLECTIVE = re.compile(
-    r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|collective-broadcast)(-done)?\("
+    r" = (.*?) (all-gather|all-reduce|reduce-scatter|(?:ragged-)?all-to-all|collective-(?:permute|broadcast))(-done)?\("
 )
 _ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 
@@ -324,13 +337,16 @@ def as_record(plan: Plan) -> dict[str, Any]:
         "compute_seconds": plan.compute_seconds,
         "memory_seconds": plan.memory_seconds,
         "seconds": plan.seconds,
-        "bound": None if plan.memory_seconds is None else _bound(plan),
-        "images_per_second": program.batch / plan.seconds,
+        "bound": plan.bound,
+        "most_images_per_second": plan.most_images_per_second,
     }
 
 
-def _bound(plan: Plan) -> str:
-    return "compute" if plan.compute_seconds >= (plan.memory_seconds or 0.0) else "memory bandwidth"
+_BOUND = {
+    None: "not known",
+    "compute": "compute",
+    "memory bandwidth": "memory bandwidth, as far as fast memory does not hold what is accessed",
+}
 
 
 def as_text(plan: Plan) -> str:
@@ -350,19 +366,16 @@ def as_text(plan: Plan) -> str:
         + ("" if total is None else f", {total / chip.memory:.0%}"),
         "  of which": parts,
         "FLOPs per chip": f"{plan.flops:.3e}",
-        "bytes accessed": "not known" if plan.accessed is None else f"{plan.accessed:.3e} per chip",
+        "bytes accessed": "not known" if traffic is None else f"{plan.accessed:.3e} per chip, fast memory's included",
         "collectives": f"{kinds} (in the program's text: a loop's body counts once)" if kinds else "none",
-        "time at peak": f"compute {compute:.3g} s at {chip.flops / 1e12:.0f} TFLOP/s (bfloat16), memory "
-        + (f"not known at {chip.bandwidth / 1e9:.0f} GB/s" if traffic is None else _at(traffic, chip)),
-        "bound": "not known" if traffic is None else f"{_bound(plan)}, {plan.seconds:.3g} s without what links take",
-        "at most": f"{program.batch / plan.seconds:.4g} images/s on all chips",
+        "time at peak": f"arithmetic {compute:.3g} s at {chip.flops / 1e12:.0f} TFLOP/s (bfloat16); traffic "
+        + ("not known" if traffic is None else f"{traffic:.3g} s")
+        + f" at {chip.bandwidth / 1e9:.0f} GB/s; links between chips not counted",
+        "bound": _BOUND[plan.bound],
+        "at most": f"{plan.most_images_per_second:.4g} images/s on all chips, by the arithmetic",
     }
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
-
-
-def _at(seconds: float, chip: Chip) -> str:
-    return f"{seconds:.3g} s at {chip.bandwidth / 1e9:.0f} GB/s"
 
 
 def _gib(size: int | None) -> str:
