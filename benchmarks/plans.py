@@ -14,18 +14,16 @@ from sdejax.hardware import GIB
 
 # (config, topology, images for each chip, fsdp in training or None in generation)
 PLANS = [
-    ("folder256", "v5e:16x16", 16, None),
-    ("celebahq256_ve", "v6e:8x8", 16, None),
-    ("folder256", "v5e:16x16", 4, 4),
     ("emoji64", "v5e:4x4", 64, None),
     ("emoji64", "v5p:2x2x4", 64, None),
-    ("celebahq256_ve", "v5e:4x4", 8, None),
     ("emoji64", "v5e:4x4", 32, 4),
-    ("celebahq256_ve", "v5p:4x4x4", 16, None),
-    ("celebahq256_ve", "v5p:4x4x4", 8, 4),
-    ("folder256", "v6e:16x16", 16, None),
-    ("folder256", "v6e:16x16", 8, 4),
-    ("celebahq256_ve", "v5e:16x16", 4, 4),
+    ("folder256", "v5e:16x16", 16, None),
+    ("folder256", "v6e:8x8", 8, None),
+    ("folder256", "v5p:4x4x4", 4, 4),
+    ("folder256", "v5e:16x16", 4, 4),
+    ("celebahq256_ve", "v5e:4x4", 1, None),
+    ("celebahq256_ve", "v5p:4x4x4", 4, None),
+    ("celebahq256_ve", "v6e:8x8", 4, 4),
 ]
 
 

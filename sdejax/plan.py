@@ -272,12 +272,11 @@ def plan(program: Program, topology: Topology, quick: bool = False) -> Plan:
     try:
         compiled = program.lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
+        code, _, said = str(error).splitlines()[0].partition(": ")
+        if code != "RESOURCE_EXHAUSTED":
             raise
         raise ValueError(
-            f"batch={program.batch}: must be smaller, or on more or larger chips; the program needs {used[1]}iB of a "
-            f"chip of {topology.name}, which has {used[2]}iB to give"
+            f"batch={program.batch}: must be smaller, or on more or larger chips than {topology.name}: {said}"
         ) from None
     costs, found = compiled.cost_analysis(), compiled.memory_analysis()
     memory: dict[str, int | None] = {

@@ -163,6 +163,13 @@ def test_without_libtpu_one_sentence_says_what_to_install(monkeypatch):
 
 
 @tpu
+def test_what_does_not_fit_is_one_sentence():
+    model, chip = abstract_model(WIDE), topology_of("v5e:1x1")
+    with pytest.raises(ValueError, match=r"batch=1000000: must be smaller, .* than v5e:1x1: .*exceeds.*15\.75G"):
+        plan(generation(model, chip, 1_000_000), chip, quick=True)
+
+
+@tpu
 def test_a_shape_that_is_not_built_is_refused():
     for name in ("v5e:3x3", "v5p:7x2x2"):
         with pytest.raises(ValueError, match=f"topology='{name}': libtpu refuses it: .*not divisible"):
