@@ -19,9 +19,9 @@ PLANS = [
     ("emoji64", "v5e:4x4", 32, 4),
     ("folder256", "v5e:16x16", 16, None),
     ("folder256", "v6e:8x8", 8, None),
+    ("celebahq256_ve", "v5e:4x4", 1, None),
     ("folder256", "v5p:4x4x4", 4, 4),
     ("folder256", "v5e:16x16", 4, 4),
-    ("celebahq256_ve", "v5e:4x4", 1, None),
     ("celebahq256_ve", "v5p:4x4x4", 4, None),
     ("celebahq256_ve", "v6e:8x8", 4, 4),
 ]
