@@ -16,6 +16,7 @@ import importlib.util
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -270,7 +271,9 @@ def plan(program: Program, topology: Topology, quick: bool = False) -> Plan:
     effort = {"exec_time_optimization_effort": -1.0} if quick else {}
     options: dict[str, Any] = effort if topology.tpu else {"xla_backend_optimization_level": 0}
     try:
-        compiled = program.lowered.compile(compiler_options=options)
+        with warnings.catch_warnings():  # jax's cache keeps such programs, cannot read them, says so and compiles
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache entry")
+            compiled = program.lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         code, _, said = str(error).splitlines()[0].partition(": ")
         if code != "RESOURCE_EXHAUSTED":
