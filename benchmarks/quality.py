@@ -231,6 +231,7 @@ def _adaptive(task: Task, arguments: Arguments, known: set, distance: Callable, 
 
 def draw(rows: list[dict]) -> bytes:
     """The two figures over the evaluations, a panel for each task, as a PNG."""
+    from matplotlib import colormaps  # pyright: ignore[reportMissingImports]
     from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]
 
     names = list(dict.fromkeys(row["task"] for row in rows))
@@ -247,7 +248,7 @@ def draw(rows: list[dict]) -> bytes:
                 if points:
                     panel.plot(
                         *zip(*sorted(points), strict=True),
-                        color=f"C{colour % 10}",
+                        color=colormaps["tab20"](colour % 20),
                         marker=".",
                         linewidth=1.0,
                         label=name,

@@ -37,7 +37,7 @@ def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tup
     """`jax.jit` with `compiler_options`, asked for at the first call, so that importing touches no device.
 
     Inside another `jit`, or under a gradient, it is plain `jax.jit`: options belong to whole programs. `lower` is that
-    of the whole program.
+    of the whole program; `lower_plain` has no options, for devices that are not this machine's.
     """
     how: dict[str, Any] = {"static_argnames": tuple(static_argnames), "donate_argnums": donate_argnums}
     plain = jax.jit(function, **how)
@@ -54,4 +54,5 @@ def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tup
         return (plain if inside else whole())(*args, **kwargs)
 
     call.lower = lambda *args, **kwargs: whole().lower(*args, **kwargs)  # type: ignore[attr-defined]
+    call.lower_plain = plain.lower  # type: ignore[attr-defined]
     return cast(F, call)

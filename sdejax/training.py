@@ -28,7 +28,7 @@ from sdejax.compiling import jit
 from sdejax.denoiser import denoised, target
 from sdejax.model import Parametrisation
 from sdejax.nn.text import EMPTY, PAD, UNKNOWN
-from sdejax.parallel import constrain_images, constrain_state, replicate
+from sdejax.parallel import constrain_images, constrain_state, replicate, state_shardings
 from sdejax.sde import SDE
 
 Weighting = Literal["output", "noise", "likelihood", "edm", "min_snr"]
@@ -159,6 +159,16 @@ def init_state(params: Any, optimiser: optax.GradientTransformation, averages: i
     zero = jnp.zeros((), jnp.int32)
     ema = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
     return TrainState(zero, params, ema, optimiser.init(params), jnp.copy(zero), jnp.copy(zero))
+
+
+def abstract_state(params: Any, optimiser: optax.GradientTransformation, averages: int, mesh: Mesh) -> TrainState:
+    """The shapes of `init_state` and where its arrays lie on `mesh`; `params` may be shapes alone. Costs no memory."""
+    shapes = jax.eval_shape(lambda params: init_state(params, optimiser, averages), params)
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        state_shardings(shapes, mesh),
+    )
 
 
 def make_train_step(

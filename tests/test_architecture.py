@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a file imports only from rooms above its own in this list. Files that share a line form one room.
 ROOMS = [
     ["_version"],
-    ["compiling", "aborts", "spans", "storage", "writing"],
+    ["compiling", "aborts", "hardware", "spans", "storage", "writing"],
     ["processes", "peers"],
     ["sde"],
     ["denoiser"],
@@ -47,6 +47,7 @@ ROOMS = [
     ["pretrained.weights", "pretrained.unet2d"],
     ["pretrained.diffusers", "pretrained.score_sde", "pretrained.ddpm", "pretrained.hub"],
     ["loading"],
+    ["plan"],
     ["transfer"],
     ["progress", "pictures", "shards", "sheet"],
     ["sinks"],
@@ -62,7 +63,7 @@ ROOMS = [
     ["commands.run", "commands.editing"],
     ["commands.wishes"],
     ["commands.edit", "commands.sync", "commands.sample", "commands.strokes", "commands.transfer", "commands.env"],
-    ["commands.evaluate"],
+    ["commands.evaluate", "commands.plan"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}

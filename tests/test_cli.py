@@ -102,6 +102,18 @@ BAD = {
     "train @tiny.py": "data=.*empty.*has no image",
     "train @tiny.py --stepz 3": "'--stepz': no such option; did you mean --steps",
     "train @none.py": r"none\.py.*no such file",
+    "plan @tiny.py --topology v9:2x2": "topology='v9:2x2': must be a TPU and its shape, such as v5e:4x4",
+    "plan @tiny.py --topology h100:2x2": "topology='h100:2x2': must be a TPU and its shape",
+    "plan @tiny.py --topology h100:4 --batch 6": "batch=6: must be a multiple of 4, the number of chips",
+    "plan @tiny.py --topology h100:4 --train --batch 6": r"batch=6: must be a multiple of 4, .*\(4\) times accumulate",
+    "plan @tiny.py --topology h100:4 --train --fsdp 3": "fsdp=3: must divide the number of devices, 4",
+    "plan @tiny.py --topology h100:4 --fsdp 2": "--fsdp=2: is for --train",
+    "plan @tiny.py --topology h100:4 --train --steps 2": "--steps=2: is for generation, not --train",
+    "plan @tiny.py --topology h100:4 --guidance 2": "prompt=.*: this model was trained without text",
+    "plan @tiny.py --topology h100:64": "topology='h100:64': needs 64 CPU devices",
+    "plan @model --topology h100:4 --train": "--train: needs a config",
+    "plan @none.py --topology h100:4": r"none\.py.*no such file",
+    "plan @nowhere --topology h100:4": "snapshot=.*nowhere.*no such folder",
     "paint @model": "'paint': no such verb; the verbs are edit, sync, sample",
 }
 

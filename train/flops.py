@@ -4,29 +4,13 @@ from typing import Any
 
 import jax
 
-# Dense bfloat16 FLOP/s of one device as jax counts devices, from the makers' data sheets.
-_PEAK = {
-    "TPU v3": 61e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 NVL": 835e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA B200": 2250e12,
-}
+from sdejax.hardware import chip_of
 
 
 def peak_flops(device: Any) -> float | None:
     """The dense bfloat16 FLOP/s of a device; None where they are not known, as on a CPU."""
-    names = [name for name in _PEAK if device.device_kind.startswith(name)]
-    return _PEAK[max(names, key=len)] if names else None
+    chip = chip_of(device)
+    return None if chip is None else chip.flops
 
 
 def step_flops(lowered: Any) -> float | None:

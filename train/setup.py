@@ -14,7 +14,7 @@ from sdejax.loading import load as load_model
 from sdejax.model import Model
 from sdejax.nn.text import Vocabulary
 from sdejax.parallel import images_sharding, join, place, state_shardings, train_mesh
-from sdejax.training import TrainState, init_state, make_train_step
+from sdejax.training import TrainState, abstract_state, init_state, make_train_step
 from train.data import Images, load, normalise
 from train.sources import open_images
 from train.validation import Validation, whole_rows
@@ -114,10 +114,5 @@ def set_up(config: Config) -> Setup:
         model.graph, model.sde, model.parametrisation, config.objective, config.optimiser.make(config.steps),
         config.ema, config.seed, accumulate=config.accumulate, mesh=mesh,
     )  # fmt: skip
-    shapes = jax.eval_shape(lambda params: _init(config, params), model.params)
-    abstract = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, mesh),
-    )
+    abstract = abstract_state(model.params, config.optimiser.make(config.steps), len(config.ema), mesh)
     return Setup(config, mesh, images, tokens, held_out, model, step, abstract)

@@ -40,6 +40,7 @@ _OPTIONAL = {
     "torch": "reading .pth, .ckpt and .bin files, pip install sdejax[torch]",
     "huggingface_hub": "hf:// addresses, sdejax[hub]",
     "pyarrow": "training on parquet and arrow files, sdejax[data]",
+    "libtpu": "sdejax plan for TPUs, sdejax[plan]",
     "matplotlib": "the curves of a bundled snapshot's card, sdejax[card]",
     "dm-pix": "structural similarity in sdejax evaluate, sdejax[metrics]",
     "transformers": "CLIP and DINO scores in sdejax evaluate, sdejax[eval]",

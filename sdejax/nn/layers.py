@@ -130,9 +130,13 @@ class GroupNorm(nnx.Module):
 
 
 def _pair(x: jax.Array, y: jax.Array, factor: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """x @ factor and y @ factor, as one product with float32 factors on every platform."""
-    both = jnp.matmul(jnp.concatenate([x, y]), factor, precision=jax.lax.Precision.HIGHEST)
-    return both[: len(x)], both[len(x) :]
+    """x @ factor and y @ factor, as one product with float32 factors on every platform.
+
+    Side by side along an axis of their own: joined along that of the images, which training spreads over devices, rows
+    would change devices at every norm.
+    """
+    both = jnp.matmul(jnp.stack([x, y]), factor, precision=jax.lax.Precision.HIGHEST)
+    return both[0], both[1]
 
 
 def _affine(x: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:

@@ -1,0 +1,48 @@
+"""What the makers' data sheets say of accelerators: arithmetic, memory and its bandwidth.
+
+Sources: docs.cloud.google.com/tpu/docs, the pages of v3, v4, v5e, v5p and v6e; NVIDIA's data sheets of the A100 (40 GB
+and 80 GB), H100 (SXM, PCIe, NVL), H200 and HGX B200. Dense bfloat16, without sparsity.
+"""
+
+import dataclasses
+from typing import Any
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device as jax counts devices, which is a core of TPU v3 and a whole chip of the others.
+
+    `flops` are bfloat16 FLOP/s, `memory` is in bytes (the sheets' GB are meant as GiB, as the devices report them),
+    `bandwidth` of that memory is in bytes/s. `kind` is how `device.device_kind` begins.
+    """
+
+    kind: str
+    flops: float
+    memory: int
+    bandwidth: float
+
+
+CHIPS = {
+    "v3": Chip("TPU v3", 61e12, 16 * GIB, 450e9),
+    "v4": Chip("TPU v4", 275e12, 32 * GIB, 1228e9),
+    "v5e": Chip("TPU v5 lite", 197e12, 16 * GIB, 819e9),
+    "v5p": Chip("TPU v5", 459e12, 95 * GIB, 2765e9),
+    "v6e": Chip("TPU v6 lite", 918e12, 32 * GIB, 1640e9),
+    "a100-40gb": Chip("NVIDIA A100-SXM4-40GB", 312e12, 40 * GIB, 1555e9),
+    "a100": Chip("NVIDIA A100", 312e12, 80 * GIB, 2039e9),
+    "h100-pcie": Chip("NVIDIA H100 PCIe", 756e12, 80 * GIB, 2000e9),
+    "h100-nvl": Chip("NVIDIA H100 NVL", 835e12, 94 * GIB, 3900e9),
+    "h100": Chip("NVIDIA H100", 989e12, 80 * GIB, 3350e9),
+    "h200": Chip("NVIDIA H200", 989e12, 141 * GIB, 4800e9),
+    "b200": Chip("NVIDIA B200", 2250e12, 180 * GIB, 8000e9),
+}
+_OTHER_NAMES = {"TPU v5e": "v5e", "TPU v5p": "v5p", "TPU v6e": "v6e"}  # that jax has given, or may give, to the same
+
+
+def chip_of(device: Any) -> Chip | None:
+    """The sheet of a jax device; None where there is none, as for a CPU."""
+    kinds = {chip.kind: chip for chip in CHIPS.values()} | {kind: CHIPS[name] for kind, name in _OTHER_NAMES.items()}
+    fitting = [kind for kind in kinds if device.device_kind.startswith(kind)]
+    return kinds[max(fitting, key=len)] if fitting else None
