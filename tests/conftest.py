@@ -27,6 +27,7 @@ jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / "
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
 
+_LONGEST = ["test_train.py", "test_pods.py", "test_cli.py", "test_manifest.py", "test_sdedit.py", "test_evaluation.py"]
 _compiled = []
 
 
@@ -39,8 +40,8 @@ jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
 def pytest_collection_modifyitems(items):
-    """Whole training runs first: they take longest, and at the end the other worker would wait for them."""
-    items.sort(key=lambda item: item.path.name != "test_train.py")
+    """The longest files first (with --no-loadscope-reorder): at the end no worker then waits long for the other."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.name) if item.path.name in _LONGEST else len(_LONGEST))
 
 
 @pytest.fixture(params=[VPSDE(), VESDE(), SubVPSDE(), RectifiedFlow()], ids=["VP", "VE", "subVP", "RF"])

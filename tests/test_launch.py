@@ -1,6 +1,7 @@
 """The launch recipes: the local one runs for real, the others are checked as far as a machine without a cluster can."""
 
 import copy
+import functools
 import os
 import re
 import signal
@@ -88,7 +89,9 @@ def test_a_signal_is_handed_on_and_the_end_waited_for(number, tmp_path):
     )
     command = [str(LAUNCH / "local.sh"), "2", "sh", "-c", text]
     with open(tmp_path / "out", "w+") as out, open(tmp_path / "said", "w+") as said:
-        process = subprocess.Popen(command, stdout=out, stderr=said)
+        # A shell starts what runs in the background with Ctrl-C ignored, and bash can then not trap it.
+        restore = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+        process = subprocess.Popen(command, stdout=out, stderr=said, preexec_fn=restore)  # noqa: PLW1509
         _wait_for(lambda: (tmp_path / "out").read_text() + (tmp_path / "said").read_text() == "ready\n[1] ready\n")
         process.send_signal(number)
         assert process.wait(timeout=30) == 130

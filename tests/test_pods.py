@@ -127,7 +127,7 @@ def test_another_job_in_the_same_folder_is_refused(model, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-@pytest.mark.parametrize(("form", "seeds"), [("tar", "0-1999"), ("png", "0-499")])
+@pytest.mark.parametrize(("form", "seeds"), [("tar", "0-1199"), ("png", "0-399")])
 def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds):
     """kill -9 at random moments while it writes, tar and PNG, and the same command each time: 20 in all."""
     words = sample(model, tmp_path / "out", "--seeds", seeds, "--format", form, "--shard-size", 7)
