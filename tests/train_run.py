@@ -28,19 +28,23 @@ def write_config(folder: Path, name: str, data: Path = EMOJI) -> Path:
     return path
 
 
-def start(config: Path, *words: str, devices: int = 1, processes: int = 1) -> subprocess.Popen:
-    """`sdejax train` on so many fake devices, in so many processes as the local launch recipe starts them."""
+def on_fake_devices(devices: int, command: list[str]) -> subprocess.Popen:
+    """A process of its own on so many fake devices; what several of them compile is compiled once."""
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
         "PYTHONPATH": str(ROOT),
     }
-    launch = [str(ROOT / "train" / "launch" / "local.sh"), str(processes)] if processes > 1 else []
-    command = [*launch, sys.executable, "-m", "train", str(config), *words]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def start(config: Path, *words: str, devices: int = 1, processes: int = 1) -> subprocess.Popen:
+    """`sdejax train` on so many fake devices, in so many processes as the local launch recipe starts them."""
+    launch = [str(ROOT / "train" / "launch" / "local.sh"), str(processes)] if processes > 1 else []
+    return on_fake_devices(devices, [*launch, sys.executable, "-m", "train", str(config), *words])
 
 
 def finish(process: subprocess.Popen, code: int = 0) -> str:
