@@ -11,13 +11,16 @@ path in rising order, and descends only where the tree has not been yet.
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from sdejax.denoiser import STATIC, pytree
+
+if TYPE_CHECKING:  # half a second to import, which a program that is compiled already need not wait for
+    import diffrax
 
 _LOG_TAU_HI, _LOG_TAU_LO = 2.0 * math.log(1e4), 2.0 * math.log(1e-4)
 _UNKNOWN = 2.0  # the left end of a node that a walk has not been at: past every s
@@ -41,13 +44,13 @@ class BrownianPaths:
 
     A deeper tree refines the same path. One evaluation costs `depth` + 2 images of normal numbers, a walk's step over n
     leaves about log2(n) + 3, so `depth` should be no more than the steps need.
-    `levy_area` is what a diffrax solver asks for.
+    `levy_area` is what a diffrax solver asks for; None is none.
     """
 
     keys: jax.Array
     shape: tuple[int, ...] = dataclasses.field(metadata=STATIC)
     depth: int = dataclasses.field(default=12, metadata=STATIC)
-    levy_area: type = dataclasses.field(default=diffrax.BrownianIncrement, metadata=STATIC)
+    levy_area: type | None = dataclasses.field(default=None, metadata=STATIC)
 
     def start(self) -> jax.Array:
         """Unit noise (b, *shape), independent of the path: the noise of the state a solver starts from."""
@@ -58,7 +61,7 @@ class BrownianPaths:
         s = jnp.clip(jnp.asarray(s, jnp.float32), 0.0, 1.0)
         return jax.vmap(lambda key: self._tree(key).evaluate(s))(self.keys)  # pyright: ignore[reportReturnType]
 
-    def increment(self, s0: ArrayLike, s1: ArrayLike) -> diffrax.AbstractBrownianIncrement:
+    def increment(self, s0: ArrayLike, s1: ArrayLike) -> "diffrax.AbstractBrownianIncrement":
         """W(s1) - W(s0) with the Levy area that a solver asked for; leaves (b, *shape), `dt` (b,)."""
         s0, s1 = (jnp.clip(jnp.asarray(s, jnp.float32), 0.0, 1.0) for s in (s0, s1))
         return jax.vmap(lambda key: self._tree(key).evaluate(s0, s1, use_levy=True))(self.keys)
@@ -75,9 +78,12 @@ class BrownianPaths:
             images.at[0].set(_normals(own[:, 1], self.shape)),
         )
 
-    def _tree(self, key: jax.Array) -> diffrax.VirtualBrownianTree:
+    def _tree(self, key: jax.Array) -> "diffrax.VirtualBrownianTree":
+        import diffrax
+
+        area = self.levy_area or diffrax.BrownianIncrement
         return diffrax.VirtualBrownianTree(
-            0.0, 1.0, tol=2.0**-self.depth, shape=self.shape, key=_split(key)[1], levy_area=self.levy_area
+            0.0, 1.0, tol=2.0**-self.depth, shape=self.shape, key=_split(key)[1], levy_area=area
         )
 
 

@@ -18,6 +18,7 @@ _USAGE = """usage: sdejax VERB ...
   evaluate  text edits by several methods, scored: emoji-edits, or a manifest of your own
   import  other people's weights to a snapshot: diffusers, score_sde, DDPM, hf://
   export  a snapshot to safetensors, and to a diffusers folder
+  warmup  compile what sample needs, into the cache from which it then starts at once
   plan    memory, FLOPs, collectives and time on TPUs or GPUs that are not here
   env     versions, devices, what is optional and missing
 
@@ -33,6 +34,7 @@ _VERBS = {
     "import": ("transfer", "Import", "import_"),
     "export": ("transfer", "Export", "export"),
     "evaluate": ("evaluate", "Evaluate", "evaluate"),
+    "warmup": ("warmup", "Warmup", "warmup"),
     "plan": ("plan", "Plan", "plan"),
     "env": ("env", "Env", "env"),
 }

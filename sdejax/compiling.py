@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
+from sdejax.programs import kept_programs
+
 F = TypeVar("F", bound=Callable[..., Any])
 _CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
@@ -37,13 +39,15 @@ def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tup
     """`jax.jit` with `compiler_options`, asked for at the first call, so that importing touches no device.
 
     Inside another `jit`, or under a gradient, it is plain `jax.jit`: options belong to whole programs. `lower` is that
-    of the whole program; `lower_plain` has no options, for devices that are not this machine's.
+    of the whole program; `lower_plain` has no options, for devices that are not this machine's. Programs come from the
+    folder that `programs.keep_programs` named, if it did.
     """
-    how: dict[str, Any] = {"static_argnames": tuple(static_argnames), "donate_argnums": donate_argnums}
+    static_argnames = tuple(static_argnames)
+    how: dict[str, Any] = {"static_argnames": static_argnames, "donate_argnums": donate_argnums}
     plain = jax.jit(function, **how)
 
     @functools.cache
-    def whole() -> Callable[..., Any]:
+    def whole() -> Any:  # what jax.jit returns has no public type
         return jax.jit(function, compiler_options=compiler_options(), **how)
 
     @functools.wraps(function)
@@ -51,7 +55,12 @@ def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tup
         inside = isinstance(jnp.zeros(()), Tracer) or any(
             isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))
         )
-        return (plain if inside else whole())(*args, **kwargs)
+        if inside:
+            return plain(*args, **kwargs)
+        programs = kept_programs()
+        if programs is None or donate_argnums:
+            return whole()(*args, **kwargs)
+        return programs.call(function, whole().lower, static_argnames, args, kwargs)
 
     call.lower = lambda *args, **kwargs: whole().lower(*args, **kwargs)  # type: ignore[attr-defined]
     call.lower_plain = plain.lower  # type: ignore[attr-defined]

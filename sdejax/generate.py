@@ -21,6 +21,7 @@ from jax.typing import ArrayLike
 
 from sdejax.model import Model
 from sdejax.parallel import image_mesh, spread
+from sdejax.programs import kept_programs
 from sdejax.sample import keys, sample
 from sdejax.sampler import Sampler
 
@@ -115,6 +116,12 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
+def _waited() -> float:
+    """The seconds for which computing a batch has waited for its own results, as it does with a program from a file."""
+    programs = kept_programs()
+    return programs.waited if programs else 0.0
+
+
 def in_batches(
     chunks: Iterable[tuple[list[T], Callable[[list[T]], jax.Array]]], size: int, clock: DeviceClock | None = None
 ) -> Iterator[tuple[list[T], np.ndarray]]:
@@ -144,10 +151,11 @@ def in_batches(
             try:
                 items, compute = next(chunks)
                 results = compute(items + [items[-1]] * (size - len(items)))
+                given = time.perf_counter() - _waited()
             except BaseException as error:
                 failure = error
                 break
-            waiting.append((items, fetcher.submit(fetch, results, time.perf_counter())))
+            waiting.append((items, fetcher.submit(fetch, results, given)))
             if len(waiting) > _AHEAD:
                 items, future = waiting.popleft()
                 yield items, future.result()[: len(items)]

@@ -10,7 +10,8 @@ from sdejax.storage import Folder
 
 # Options of `run` that do not say what an image is.
 _NOT_OF_THE_IMAGE = {
-    "out", "seeds", "batch", "json", "format", "shard_size", "coordinator", "processes", "process_id", "timeout",
+    "out", "seeds", "batch", "json", "format", "shard_size", "cache", "warmup", "coordinator", "processes",
+    "process_id", "timeout",
 }  # fmt: skip
 _NOT_OF_THE_RECORD = {"snapshot", "manifest", "sweep", "versions", "png_sha256"}
 

@@ -23,6 +23,7 @@ from sdejax.images import png_bytes
 from sdejax.parallel import image_mesh
 from sdejax.peers import Peers
 from sdejax.pictures import of_the_image, of_the_job
+from sdejax.programs import kept_programs
 from sdejax.progress import Progress, summary, tell
 from sdejax.shards import Row, read_manifest
 from sdejax.sheet import Sheet, reduced, write_sheet
@@ -68,6 +69,7 @@ class Job:
     """Numbered tasks. `tasks(span)` are those of a span of `numbers`, each with its number, in order.
 
     - `largest`: how many tasks share a `Work` at most: no batch need be larger.
+    - `firsts`: the first number of each `Work`.
     - `failed(name, error)`: told of a task that comes to nothing; without it that ends the job.
     - `identity`: what tells the job from others of the same command.
     """
@@ -75,6 +77,7 @@ class Job:
     numbers: Sequence[Span]
     tasks: Callable[[Span], Iterator[tuple[int, Task]]]
     largest: int
+    firsts: Sequence[int]
     sheet: Sheet
     failed: Callable[[str, Exception], None] | None = None
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -96,6 +99,10 @@ def produce(command: Any, model: Any, job: Job) -> int:
     **Raises:** `ValueError` where the folder cannot be written or holds images of another job.
     """
     run, mesh = command.run, image_mesh(jax.local_devices())
+    # The batch is that of the whole job: what is left of it then runs the program that the rest ran.
+    per_device = min(run.batch, max(1, -(-job.largest // (mesh.size * jax.process_count()))))
+    if run.warmup:
+        return _warm_up(command, model, job, mesh, per_device * mesh.size)
     peers, folder = Peers(run.timeout), Folder.open(run.out)
     with folder.made():
         kind = run.format or ("png" if size_of(job.numbers) <= _FEW else "tar")
@@ -106,8 +113,6 @@ def produce(command: Any, model: Any, job: Job) -> int:
         left = peers.agree("plan", lambda: [(span.first, span.last) for span in sink.plan(job.numbers)])
         if kind != "png" and read_manifest(folder) is None:
             raise ValueError(f"--out={run.out!r}: process {peers.index} does not see what process 0 wrote there")
-        # The batch is that of the whole job: what is left of it then runs the program that the rest ran.
-        per_device = min(run.batch, max(1, -(-job.largest // (mesh.size * peers.count))))
         spans = [Span(*pair) for pair in left]
         dealt = list(blocks(spans, sink.block(per_device)))[peers.index :: peers.count]
         maker = _Maker(command, model, job, sink, Progress(size_of(spans), mesh.size, peers, run.json))
@@ -121,6 +126,35 @@ def produce(command: Any, model: Any, job: Job) -> int:
             _conclude(folder, job, sink, maker, peers)
     peers.leave()
     return 1 if maker.progress.stopping else 2 if maker.progress.failed else 0
+
+
+def _warm_up(command: Any, model: Any, job: Job, mesh: Mesh, size: int) -> int:
+    """Compute a batch of each work, and keep its program but no image. Returns 2 where one cannot be opened, else 0."""
+    programs = kept_programs()
+    if programs is None:
+        raise ValueError("--warmup, --cache='none': there is no folder to keep programs in")
+    programs.once = True
+    model, code, began = on_every_device(model, mesh), 0, time.perf_counter()
+    for first in job.firsts:
+        ((_, task),) = job.tasks(Span(first, first))
+        try:
+            given = task.open()
+        except (ValueError, OSError) as error:
+            if job.failed is None:
+                raise
+            job.failed(task.name, error)
+            code = 2
+            continue
+        jax.block_until_ready(task.work.compute(model, mesh, [given] * size))
+    programs.once = False
+    seconds, where = time.perf_counter() - began, programs.folder.shown
+    if command.run.json:
+        found = {"compiled": programs.compiled, "loaded": programs.loaded, "images_at_once": size}
+        print(json.dumps({**found, "seconds": round(seconds, 3), "cache": where}), flush=True)
+    else:
+        found = f"{programs.compiled} programs compiled, {programs.loaded} there already"
+        print(f"{found}, for {size} images at once, in {seconds:.1f} s: {where}", flush=True)
+    return code
 
 
 @contextlib.contextmanager

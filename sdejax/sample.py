@@ -11,9 +11,10 @@ from sdejax.brownian import BrownianPaths, stream
 from sdejax.compiling import jit
 from sdejax.denoiser import Denoiser, pytree
 from sdejax.parallel import mesh_of, over_images
+from sdejax.problem import Components, Problem, State
 from sdejax.sampler import Sampler
 from sdejax.sde import SDE
-from sdejax.solve import Components, Problem, State, solve
+from sdejax.solve import solve
 
 
 def keys(seeds: Iterable[int]) -> jax.Array:

@@ -3,13 +3,15 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import diffrax
 import jax
 import jax.numpy as jnp
 
 from sdejax.sde import SDE
+
+if TYPE_CHECKING:  # half a second to import, which a program that is compiled already need not wait for
+    import diffrax
 
 Grid = Callable[[SDE, jax.Array, int], jax.Array]
 GridChoice = Literal["log_snr", "time", "edm"] | Grid | tuple[float, ...]
@@ -102,9 +104,9 @@ class Sampler:
 
     steps: int = 50
     grid: GridChoice = "log_snr"
-    solver: Exponential | diffrax.AbstractSolver = Exponential()
+    solver: "Exponential | diffrax.AbstractSolver" = Exponential()
     stochasticity: float = 1.0
-    controller: diffrax.AbstractStepSizeController | None = None
+    controller: "diffrax.AbstractStepSizeController | None" = None
     corrector: Langevin | None = None
 
     def __post_init__(self) -> None:
@@ -114,8 +116,11 @@ class Sampler:
             raise ValueError(f"stochasticity={self.stochasticity}: must be at least 0 and finite")
         if isinstance(self.grid, str) and self.grid not in _GRIDS:
             raise ValueError(f"grid={self.grid!r}: must be one of {', '.join(_GRIDS)}, a function or a tuple")
-        if not isinstance(self.solver, Exponential | diffrax.AbstractSolver):
-            raise ValueError(f"solver={self.solver!r}: must be Exponential(1), Exponential(2) or a diffrax solver")
+        if not isinstance(self.solver, Exponential):
+            import diffrax
+
+            if not isinstance(self.solver, diffrax.AbstractSolver):
+                raise ValueError(f"solver={self.solver!r}: must be Exponential(1), Exponential(2) or a diffrax solver")
         if self.controller is not None and isinstance(self.solver, Exponential):
             raise ValueError("controller: adaptive steps need a diffrax solver, not Exponential")
         if self.corrector is not None and not isinstance(self.solver, Exponential):

@@ -17,6 +17,8 @@ if version("jax").startswith("0.10."):  # later versions do not know the flag, a
 if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_QUICK]).strip()
 
+os.environ["SDEJAX_CACHE"] = "none"  # what one test compiles must not hide another's faults
+
 import jax
 import pytest
 

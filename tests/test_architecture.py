@@ -11,13 +11,17 @@ ROOT = Path(__file__).parent.parent
 # From the ground up: a file imports only from rooms above its own in this list. Files that share a line form one room.
 ROOMS = [
     ["_version"],
-    ["compiling", "aborts", "hardware", "spans", "storage", "writing"],
+    ["aborts", "hardware", "spans", "storage", "writing"],
+    ["programs"],
+    ["compiling"],
     ["processes", "peers"],
     ["sde"],
     ["denoiser"],
     ["brownian"],
     ["parallel"],
     ["sampler"],
+    ["problem"],
+    ["diffrax_terms"],
     ["solve"],
     ["sample"],
     ["edit"],
@@ -63,7 +67,7 @@ ROOMS = [
     ["commands.run", "commands.editing"],
     ["commands.wishes"],
     ["commands.edit", "commands.sync", "commands.sample", "commands.strokes", "commands.transfer", "commands.env"],
-    ["commands.evaluate", "commands.plan"],
+    ["commands.evaluate", "commands.plan", "commands.warmup"],
     ["cli"],
 ]
 FLOOR = {name: floor for floor, names in enumerate(ROOMS) for name in names}

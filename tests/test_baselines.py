@@ -9,9 +9,9 @@ import pytest
 
 import sdejax as sj
 from sdejax.brownian import BrownianPaths, clock, stream
+from sdejax.problem import depth_of
 from sdejax.sampler import Exponential, Sampler
 from sdejax.sde import VESDE, RectifiedFlow
-from sdejax.solve import _depth
 
 SHAPE, STEPS = (4, 4, 3), 12
 KEYS = sj.keys(range(6))
@@ -25,7 +25,7 @@ def mixture(sde, seed):
 
 def draws(sde, times, stream_number=0):
     """The unit noises that the library draws for the steps from `times`: that of the start, then one a step."""
-    paths = BrownianPaths(stream(stream(KEYS, 0), stream_number), SHAPE, _depth(len(times)))
+    paths = BrownianPaths(stream(stream(KEYS, 0), stream_number), SHAPE, depth_of(len(times)))
     s = clock(jnp.log(sde.tau(times)))
     evaluate = jax.jit(paths.evaluate)
     values = [evaluate(point) for point in s]

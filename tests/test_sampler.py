@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from sdejax.brownian import clock
+from sdejax.problem import depth_of, log_tau_of
 from sdejax.sampler import Exponential, Sampler
 from sdejax.sde import VESDE, VPSDE
-from sdejax.solve import _depth, _log_tau
 
 GRIDS = ["log_snr", "time", "edm"]
 
@@ -70,9 +70,9 @@ def test_grids_of_your_own():
 @pytest.mark.parametrize("steps", [2, 10, 50, 1000])
 def test_no_two_times_share_a_leaf_of_the_tree(sde, grid, steps):
     """Two points in one leaf of the tree do not have a Brownian path's joint law; one point in each does."""
-    s = clock(_log_tau(sde, jnp.asarray(times(sde, 1.0, steps, grid), jnp.float32)))
+    s = clock(log_tau_of(sde, jnp.asarray(times(sde, 1.0, steps, grid), jnp.float32)))
     # A tree with one halving fewer for the steps of its grids fails at some of these.
-    assert np.min(np.diff(np.asarray(s, np.float64))) > 2.0 ** -_depth(steps)
+    assert np.min(np.diff(np.asarray(s, np.float64))) > 2.0 ** -depth_of(steps)
 
 
 @pytest.mark.parametrize(

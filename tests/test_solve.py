@@ -15,9 +15,10 @@ import pytest
 
 import sdejax as sj
 from sdejax.brownian import BrownianPaths
+from sdejax.problem import Components, Problem
 from sdejax.sampler import Exponential, Sampler
 from sdejax.sde import VPSDE
-from sdejax.solve import Components, Problem, solve
+from sdejax.solve import solve
 
 KEYS = sj.keys(range(96))
 TAU = 10.0**2

@@ -36,6 +36,7 @@ def on_fake_devices(devices: int, command: list[str]) -> subprocess.Popen:
         "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "xla"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "SDEJAX_CACHE": str(ROOT / ".pytest_cache" / "programs"),
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -116,6 +117,7 @@ def _job(
         [Span(0, len(numbered) - 1)] if numbered else [],
         tasks,
         max(map(len, groups), default=1),
+        list(itertools.accumulate(map(len, groups[:-1]), initial=0)) if groups else [],
         sheet,
         failed,
         {"entries": hashlib.sha256(told.encode()).hexdigest()},

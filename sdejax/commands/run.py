@@ -1,8 +1,11 @@
 """What the verbs that make images share: their options, seeds and sampler."""
 
+import contextlib
 import dataclasses
 import math
+import os
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -41,6 +44,12 @@ class Run:
     """
     shard_size: int = 1000
     """Images in a shard."""
+    cache: str | None = None
+    """The folder of compiled programs, which spares the next start most of its time; an fsspec address will do. By
+    default SDEJAX_CACHE, else ~/.cache/sdejax; none for none.
+    """
+    warmup: bool = False
+    """Compile what the job needs, into the cache, and make no image."""
     json: bool = False
     """JSON objects on standard output, for machines: one per image or shard, one for progress every 10 s."""
     coordinator: str = ""
@@ -106,6 +115,22 @@ def start(run: Run) -> None:
         Processes("auto", run.coordinator, run.processes, run.process_id, run.timeout),
         independent=True,
     )
+    _take_programs(run.cache)
+
+
+def _take_programs(cache: str | None) -> None:
+    """Load what earlier commands compiled.
+
+    **Raises:** `ValueError` where the person names a folder that cannot be made.
+    """
+    from sdejax.programs import keep_programs
+
+    named = os.environ.get("SDEJAX_CACHE") if cache is None else cache
+    if named is not None:
+        keep_programs(named)
+        return
+    with contextlib.suppress(ValueError):  # a home that cannot be written
+        keep_programs(str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdejax"))
 
 
 def make_sampler(run: Run) -> Any:
@@ -113,8 +138,6 @@ def make_sampler(run: Run) -> Any:
 
     **Raises:** `ValueError` for an option outside its range, or one that the solver does not have.
     """
-    import diffrax
-
     import sdejax as sj
 
     corrector = None if run.corrector is None else sj.Langevin(run.corrector)
@@ -122,11 +145,15 @@ def make_sampler(run: Run) -> Any:
     if run.solver != "exponential":
         if run.order != Run.order:
             raise ValueError(f"--order={run.order}: is the exponential solver's, not that of --solver {run.solver}")
+        import diffrax
+
         solver = {"euler": diffrax.Euler, "heun": diffrax.Heun, "shark": diffrax.ShARK}[run.solver]()
     if run.tolerance is not None:
         if run.solver not in ("heun", "shark"):
             raise ValueError(f"--tolerance={run.tolerance}: needs --solver heun or shark, which estimate their error")
         if not 0.0 < run.tolerance < math.inf:
             raise ValueError(f"--tolerance={run.tolerance}: must be above 0 and finite")
+        import diffrax
+
         controller = diffrax.PIDController(rtol=run.tolerance, atol=run.tolerance)
     return sj.Sampler(run.steps, run.grid, solver, run.stochasticity, controller, corrector)

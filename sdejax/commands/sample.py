@@ -1,7 +1,8 @@
 """`sdejax sample`: images from noise."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from sdejax.arguments import FLAT
 from sdejax.commands.run import Run, RunOptions, Snapshot, make_sampler, seed_spans, start
@@ -20,8 +21,8 @@ class Sample:
     run: RunOptions = dataclasses.field(default=Run(), metadata=FLAT)
 
 
-def sample(command: Sample) -> int:
-    """Draw one image for each seed."""
+def sample(command: Sample, check: Callable[[Any], None] = lambda model: None) -> int:
+    """Draw one image for each seed; `check` raises `ValueError` where the model is not the one that is wanted."""
     spans, sampler = seed_spans(command.run.seeds), make_sampler(command.run)
     start(command.run)
 
@@ -36,6 +37,7 @@ def sample(command: Sample) -> int:
     from sdejax.spans import Span, merged, size_of
 
     model = sj.load(command.snapshot)
+    check(model)
     model.denoiser(command.prompt, command.guidance)  # tells what is wrong with the prompt
 
     def compute(model: sj.Model, mesh, seeds: list[int]):
@@ -53,4 +55,4 @@ def sample(command: Sample) -> int:
     spans = merged(spans)
     first = itertools.islice((seed for span in spans for seed in span.numbers), 256)
     sheet = Sheet([f"{seed:06d}" for seed in first])
-    return produce(command, model, Job(spans, tasks, size_of(spans), sheet))
+    return produce(command, model, Job(spans, tasks, size_of(spans), [spans[0].first], sheet))

@@ -32,10 +32,11 @@ from sdejax.brownian import BrownianPaths, stream
 from sdejax.compiling import jit
 from sdejax.denoiser import STATIC, PerImage, pytree
 from sdejax.parallel import mesh_of, over_images
+from sdejax.problem import Components, Problem, State
 from sdejax.sample import check_keys
 from sdejax.sampler import Exponential, Sampler
 from sdejax.sde import SDE
-from sdejax.solve import Components, Problem, State, solve
+from sdejax.solve import solve
 
 _KINDS = ("synchronous", "resampled", "independent", "correlated", "reflection")
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import nnx
 
@@ -33,13 +33,14 @@ def from_names(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
         raise ValueError(f"lacks {len(missing)} parameters of the architecture, first {missing[0]!r}")
     if extra := sorted(set(arrays) - set(names)):
         raise ValueError(f"has {len(extra)} parameters not of the architecture, first {extra[0]!r}")
-    filled = []
-    for (path, leaf), name in zip(flat, names, strict=True):
+    values = []
+    for (_, leaf), name in zip(flat, names, strict=True):
         value = arrays[name]
         if value.shape != leaf.shape:
             raise ValueError(f"parameter {name!r} has shape {value.shape}, the architecture wants {leaf.shape}")
-        filled.append((path, leaf.replace(jnp.asarray(value, leaf.dtype))))
-    return nnx.from_flat_state(filled)
+        values.append(np.asarray(value, leaf.dtype))  # by numpy: jax would compile a program for each shape
+    placed = jax.device_put(values)
+    return nnx.from_flat_state([(path, leaf.replace(value)) for (path, leaf), value in zip(flat, placed, strict=True)])
 
 
 def _name(path: Any) -> str:

@@ -1,0 +1,271 @@
+"""Compiled programs in a folder, from which a command's next start takes them: it neither traces nor compiles.
+
+jax's own persistent cache spares the compiler but not the tracing, and of several processes it serves only the first
+(the others' devices have other numbers, which its keys name, and they never write). So the large programs are kept
+here as executables, each under a hash of all that it follows from; jax's cache beside them has the small ones too.
+
+Loading an executable runs what the file says: the folder is to be trusted as the programs themselves are.
+"""
+
+import contextlib
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import io
+import json
+import os
+import pickle
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax._src import compiler  # its options say on which devices a program runs; nothing public does
+from jax.experimental import serialize_executable
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import NamedSharding
+
+from sdejax.storage import Folder
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
+_UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
+_DIGEST = hashlib.sha256().digest_size
+
+
+class Programs:
+    """The programs of one environment, in a folder of its own.
+
+    `loaded` and `compiled` count them, `waited` is how many seconds the last call has waited for its results. `once` is
+    for those who want the programs and not what they compute: each runs once, and gives the same result ever after.
+    """
+
+    def __init__(self, folder: Folder):
+        self.folder = folder
+        self.loaded = self.compiled = 0
+        self.waited = 0.0
+        self.once = False
+        self._ready: dict[Any, Callable[..., Any]] = {}
+        self._results: dict[Any, Any] = {}
+        self._writable = True
+
+    def call(
+        self, function: Callable[..., Any], lower: Callable[..., Any], static: Iterable[str], args: Any, kwargs: Any
+    ) -> Any:
+        """function(*args, **kwargs) by its program, which is loaded, or else compiled from `lower`'s and kept."""
+        names = list(inspect.signature(function).parameters)
+        fixed = {name: value for name, value in (*zip(names, args, strict=False), *kwargs.items()) if name in static}
+        given = tuple(value for name, value in zip(names, args, strict=False) if name not in static)
+        named = {name: value for name, value in kwargs.items() if name not in static}
+        leaves, structure = jax.tree.flatten((given, named))
+        places = tuple(map(_place, leaves))
+        asked = (function, tuple(fixed.items()), structure, places)
+        if self.once and asked in self._results:
+            return self._results[asked]
+        self.waited = 0.0
+        if asked in self._ready:
+            return self._ready[asked](*given, **named)
+        name, devices = _name(function, fixed, structure, places), _devices(leaves)
+        found = self._loaded(name, structure, devices, given, named) if name else None
+        if found is None:
+            program = _compiled(lower(*args, **kwargs), devices[0].platform)
+            self.compiled += 1
+            if name and jax.process_index() == 0:
+                self._keep(name, program, devices)
+            found = program, program(*given, **named)
+        self._ready[asked], result = found
+        if self.once:
+            self._results[asked] = result
+        return result
+
+    def _loaded(self, name: str, structure: Any, devices: list[Any], given: Any, named: Any) -> Any:
+        """The program of that name and what it gives, or None: it is not trusted until it has run."""
+        try:
+            data = self.folder.read(name)
+            if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+                return None
+            executable, results, numbers = pickle.loads(data[_DIGEST:])
+            unloaded, arguments, no_kwargs = _Unpickler(executable, numbers, devices).load()
+            arguments = structure.unflatten(arguments)
+            program = jax.stages.Compiled(unloaded.load(), [], arguments, results, no_kwargs=no_kwargs)
+            began = time.perf_counter()
+            result = jax.block_until_ready(program(*given, **named))
+            self.waited = time.perf_counter() - began
+        except Exception:  # whatever is wrong with it, it can be compiled
+            return None
+        self.loaded += 1
+        return program, result
+
+    def _keep(self, name: str, program: Any, devices: list[Any]) -> None:
+        try:
+            executable, _, results = serialize_executable.serialize(program)
+            data = pickle.dumps((executable, results, [device.id for device in devices]))
+        except Exception:  # not every platform can write its programs
+            return
+        try:
+            self.folder.write(name, hashlib.sha256(data).digest() + data)
+        except OSError as error:
+            if self._writable:
+                told = f"cache={self.folder.shown!r}: cannot be written ({error.strerror or error})"
+                print(f"warning: {told}; the next start compiles again", file=sys.stderr)
+            self._writable = False
+
+
+class _Unpickler(serialize_executable._JaxPjrtUnpickler):
+    """jax's, for devices that had other `numbers` in the process that wrote the program."""
+
+    def __init__(self, data: bytes, numbers: list[int], devices: list[Any]):
+        super().__init__(io.BytesIO(data), devices[0].client, devices)
+        self.devices_by_id = dict(zip(numbers, devices, strict=True))
+        own = np.array([[device.id for device in devices]])
+        self.options = compiler.get_compile_options(1, len(devices), device_assignment=own)
+
+    def persistent_load(self, pid: Any) -> Any:
+        if pid[0] == "exec":
+            return self.backend.deserialize_executable(pid[1], self.execution_devices, self.options)
+        return super().persistent_load(pid)
+
+
+_FUNCTION = re.compile(r"(?<=<function )([\w.]+) at 0x[0-9a-f]+")  # one of a module: its name tells which
+
+
+def _hash(told: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+
+
+def _name(function: Any, fixed: dict[str, Any], structure: Any, places: Any) -> str | None:
+    """The name of a program's file; None where an address in memory is part of what it follows from."""
+    told = [f"{function.__module__}.{function.__qualname__}", repr(fixed), repr(places)]
+    told.append(_FUNCTION.sub(r"\1", str(structure)))
+    kept = not any(" at 0x" in text for text in told)
+    return f"{function.__name__.strip('_')}-{_hash(told)[:32]}.program" if kept else None
+
+
+def _place(leaf: Any) -> tuple[str, str]:
+    """The shape and type of an argument, and how it lies on the devices, whichever they are."""
+    if not isinstance(leaf, jax.Array) or not leaf.committed:
+        return repr(jax.typeof(leaf)), ""
+    return repr(jax.typeof(leaf)), str(leaf.sharding) if isinstance(leaf.sharding, NamedSharding) else "one"
+
+
+def _devices(leaves: Iterable[Any]) -> list[Any]:
+    """The devices that a program with these arguments runs on."""
+    placed = [leaf.sharding for leaf in leaves if isinstance(leaf, jax.Array) and leaf.committed]
+    meshes = [sharding.mesh for sharding in placed if isinstance(sharding, NamedSharding)]
+    if meshes:
+        return list(meshes[0].devices.flat)  # pyright: ignore[reportOptionalMemberAccess]
+    return list(placed[0].device_set) if placed else [jax.local_devices()[0]]
+
+
+def _compiled(lowered: Any, platform: str) -> Any:
+    """A program that can be written; jax's cache has it as well."""
+    before = _hits
+    program = lowered.compile()
+    if platform != "cpu" or _hits == before:
+        return program
+    # What the CPU's backend has loaded it does not write whole: some of its functions would be missing.
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        # The option says what is so already; without one jax would give what it has just compiled.
+        return lowered.compile({"xla_dump_hlo_as_text": False})
+    finally:
+        jax.config.update("jax_enable_compilation_cache", True)
+        compilation_cache.reset_cache()
+
+
+_hits = 0
+
+
+def _count_hits(event: str, **_: Any) -> None:
+    global _hits
+    _hits += event == "/jax/compilation_cache/cache_hits"
+
+
+jax.monitoring.register_event_listener(_count_hits)
+
+
+def environment() -> dict[str, Any]:
+    """What all programs follow from: sources, versions, hardware, flags, jax's settings."""
+    device = jax.local_devices()[0]
+    return {
+        "sdejax": _sources(),
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "platform": f"{device.platform} {device.client.platform_version}",
+        "devices": f"{jax.local_device_count()} {device.device_kind}",
+        "processor": _processor() if device.platform == "cpu" else "",
+        "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")},
+        "settings": {name: repr(value) for name, value in jax.config.values.items() if "cache" not in name},
+    }
+
+
+@functools.cache
+def _sources() -> str:
+    """A hash of this library."""
+    found = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+@functools.cache
+def _processor() -> str:
+    """What the processor can do: a program compiled for more of it would stop this one."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return _hash([next(line for line in lines if line.startswith(("flags", "Features")))])[:16]
+    except (OSError, StopIteration):
+        return f"{platform.machine()} {platform.processor()}"
+
+
+_kept: Programs | None = None
+
+
+def kept_programs() -> Programs | None:
+    """Where this process takes its programs from, if it was told to."""
+    return _kept
+
+
+def keep_programs(address: str) -> None:
+    """Take programs from a folder on any disk or bucket, and keep there what is compiled; "none" for no more.
+
+    For commands, whose code is this library's: a file's name follows from that, and from no code of others.
+
+    **Raises:** `ValueError` where the folder cannot be made.
+    """
+    global _kept
+    _kept = None
+    if address == "none":
+        return
+    about = environment()
+    whole = Folder.open(address, "cache")
+    folder = Folder.open(f"{address.rstrip('/')}/{_hash([json.dumps(about, sort_keys=True)])[:16]}", "cache")
+    try:
+        folder.files.makedirs(folder.path, exist_ok=True)
+        if "about.json" not in folder.sizes():
+            folder.write("about.json", (json.dumps(about, indent=1) + "\n").encode())
+    except OSError as error:
+        raise ValueError(f"cache={address!r}: cannot be written ({error.strerror or error})") from None
+    if whole.local:
+        _throw_away(Path(whole.path), Path(folder.path))
+    _kept = Programs(folder)
+    if jax.config.values["jax_compilation_cache_dir"] is None:  # a person's own choice stays
+        jax.config.update("jax_compilation_cache_dir", folder.show("jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _throw_away(cache: Path, used: Path) -> None:
+    """The programs of environments that no command has had for a month."""
+    with contextlib.suppress(OSError):  # a folder that is only read
+        os.utime(used / "about.json")
+    for about in cache.glob("[0-9a-f]" * 16 + "/about.json"):
+        with contextlib.suppress(OSError):
+            if time.time() - about.stat().st_mtime > _UNUSED:
+                shutil.rmtree(about.parent)

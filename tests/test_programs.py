@@ -1,0 +1,274 @@
+"""Compiled programs from a folder: the bits of those compiled here, never those of another job, no harm by damage."""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from PIL import Image
+
+import sdejax as sj
+from sdejax import programs
+from sdejax.checkpoint import save
+from sdejax.cli import main
+from sdejax.programs import keep_programs, kept_programs
+from sdejax.storage import Folder
+from tests.tiny import tiny_model
+from tests.train_run import on_fake_devices
+
+SDE = sj.VPSDE()
+SAMPLER = sj.Sampler(steps=2)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache of this test alone."""
+    yield tmp_path / "cache"
+    keep_programs("none")
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    path = tmp_path_factory.mktemp("programs") / "model"
+    save(path, tiny_model())
+    return str(path)
+
+
+def draw(devices=None, mean=0.3, sampler=SAMPLER, batch=2, std=0.5):
+    mesh = sj.image_mesh(devices or jax.devices()[:1])
+    keys = sj.spread(sj.keys(range(batch * mesh.size)), mesh)
+    own = jax.device_put((mean, std), NamedSharding(mesh, P()))
+    return np.asarray(sj.sample(sj.GaussianDenoiser(SDE, *own), SDE, keys, (3,), sampler=sampler))
+
+
+def opened(cache):
+    """The programs as another process finds them, which has compiled nothing yet."""
+    jax.clear_caches()
+    keep_programs(str(cache))
+    found = kept_programs()
+    assert found is not None
+    return found
+
+
+def files(cache):
+    return sorted(cache.glob("*/*.program"))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_program_from_the_folder_gives_the_same_bits_on_devices_of_other_numbers(cache, count):
+    """Rejects what has other numbers or places, and devices written by number: a pod's processes have their own."""
+    expected = draw(jax.devices()[:count])
+    first = opened(cache)
+    np.testing.assert_array_equal(draw(jax.devices()[:count]), expected)
+    assert (first.compiled, first.loaded, len(files(cache))) == (1, 0, 1)
+    second = opened(cache)
+    np.testing.assert_array_equal(draw(jax.devices()[2 : 2 + count]), expected)
+    assert (second.compiled, second.loaded) == (0, 1)
+
+
+def test_what_differs_in_numbers_shares_a_program_and_what_differs_in_the_program_does_not(cache):
+    found = opened(cache)
+    first = draw()
+    other = draw(mean=-0.2)
+    assert found.compiled == 1 and np.abs(other - first).max() > 0.1
+    draw(sampler=sj.Sampler(steps=3))
+    draw(sampler=sj.Sampler(steps=2, stochasticity=0.0))
+    draw(std=np.full((2, 3), 0.5, np.float32))
+    draw(batch=3)
+    draw(jax.devices()[:2], batch=1)
+    assert (found.compiled, found.loaded, len(files(cache))) == (6, 0, 6)
+
+
+def test_what_no_other_process_can_name_is_not_kept(cache):
+    """A function within a function: its name does not tell what it does."""
+
+    def halves(sde, start, steps):
+        return start * 0.5 ** np.arange(steps, dtype=np.float32)
+
+    found = opened(cache)
+    images = draw(sampler=sj.Sampler(steps=2, grid=halves))
+    assert (found.compiled, files(cache)) == (1, [])
+    np.testing.assert_array_equal(draw(sampler=sj.Sampler(steps=2, grid=(1.0, 0.5))), images)
+
+
+def signed(data):
+    return hashlib.sha256(data).digest() + data
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-7],
+        lambda data: b"",
+        lambda data: data[:500] + bytes([data[500] ^ 1]) + data[501:],
+        lambda data: signed(b"not a pickle"),
+        lambda data: signed(pickle.dumps((b"not an executable", None, [0]))),
+    ],
+    ids=["cut", "empty", "flipped", "no pickle", "no executable"],
+)
+def test_a_damaged_program_is_compiled_anew(cache, damage):
+    opened(cache)
+    expected = draw()
+    (file,) = files(cache)
+    file.write_bytes(damage(file.read_bytes()))
+    again = opened(cache)
+    np.testing.assert_array_equal(draw(), expected)
+    assert (again.compiled, again.loaded) == (1, 0)
+    mended = opened(cache)
+    np.testing.assert_array_equal(draw(), expected)
+    assert (mended.compiled, mended.loaded) == (0, 1)
+
+
+@pytest.fixture
+def all_in_jaxs_cache():
+    """jax's cache with the quickest programs too."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, 0.0)
+    yield
+    jax.config.update(name, before)
+
+
+def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs_cache):
+    """The CPU's backend leaves out functions of what it has loaded; such a program would stop when it is run."""
+    opened(cache)
+    expected = draw()
+    for file in files(cache):
+        file.unlink()
+    hits = programs._hits
+    again = opened(cache)
+    draw()
+    assert again.compiled == 1 and programs._hits > hits
+    last = opened(cache)
+    np.testing.assert_array_equal(draw(), expected)
+    assert last.loaded == 1
+
+
+def test_other_flags_sources_and_settings_have_other_folders(cache, monkeypatch):
+    found = {opened(cache).folder.path}
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_some_flag=true")
+    found.add(opened(cache).folder.path)
+    monkeypatch.setattr(programs, "_sources", lambda: "other")
+    found.add(opened(cache).folder.path)
+    with jax.default_matmul_precision("highest"):
+        before = jax.config.values["jax_default_prng_impl"]
+        jax.config.update("jax_default_prng_impl", "rbg")
+        found.add(opened(cache).folder.path)
+        jax.config.update("jax_default_prng_impl", before)
+    assert len(found) == 4
+    about = json.loads((cache / os.path.basename(opened(cache).folder.path) / "about.json").read_text())
+    assert about["sdejax"] == "other" and about["jax"] == jax.__version__
+
+
+def test_a_month_without_use_ends_the_programs_of_an_environment_and_nothing_else(cache, monkeypatch):
+    opened(cache)
+    old = time.time() - 31 * 24 * 3600
+    mine = cache / "photographs"
+    mine.mkdir()
+    (mine / "about.json").write_text("{}")
+    os.utime(mine / "about.json", (old, old))
+    (first,) = [path for path in cache.iterdir() if path != mine]
+    os.utime(first / "about.json", (old, old))
+    opened(cache)  # it is used again
+    assert first.exists()
+    os.utime(first / "about.json", (old, old))
+    monkeypatch.setattr(programs, "_sources", lambda: "other")
+    opened(cache)
+    assert not first.exists() and (mine / "about.json").exists()
+
+
+def test_a_full_disk_costs_a_warning(cache, monkeypatch, capsys):
+    expected = draw()
+    opened(cache)
+
+    def full(self, name, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Folder, "write", full)
+    np.testing.assert_array_equal(draw(), expected)
+    draw(batch=3)
+    said = capsys.readouterr().err
+    assert said.count("warning: cache=") == 1 and "No space left on device" in said
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_a_home_that_cannot_is_done_without(
+    snapshot, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    words = ["sample", snapshot, "--steps", "1", "--out", str(tmp_path / "out")]
+    assert main([*words, "--cache", str(tmp_path / "file" / "cache")]) == 2
+    assert "cache=" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    monkeypatch.delenv("SDEJAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert main(words) == 0
+    assert kept_programs() is None
+
+
+def test_after_warmup_the_job_compiles_nothing(snapshot, cache, tmp_path):
+    """In processes of their own, as a person starts them. The images are those without a cache."""
+    job = ["sample", snapshot, "--prompt", "red heart", "--guidance", "2", "--steps", "2", "--batch", "3"]
+    assert main([*job, "--seeds", "0-10", "--out", str(tmp_path / "plain")]) == 0
+
+    def run(*words):
+        command = [sys.executable, "-m", "sdejax.cli", *words, "--cache", str(cache), "--json"]
+        process = on_fake_devices(2, command)
+        out, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+        return [json.loads(line) for line in out.splitlines()]
+
+    warmup = ["warmup", snapshot, "--shape", "8x8x3", "--guidance", "5", "--steps", "2", "--batch", "3"]
+    (first,) = run(*warmup)
+    assert (first["compiled"], first["loaded"], first["images_at_once"]) == (1, 0, 6)
+    before = {file: file.stat().st_mtime_ns for file in files(cache)}
+    run(*job, "--seeds", "0-10", "--out", str(tmp_path / "warm"))
+    (again,) = run(*warmup)
+    assert (again["compiled"], again["loaded"]) == (0, 1)
+    assert {file: file.stat().st_mtime_ns for file in files(cache)} == before
+    for seed in range(11):
+        plain, warm = (np.asarray(Image.open(tmp_path / kind / f"{seed:06d}.png")) for kind in ("plain", "warm"))
+        # Bit for bit at one batch a device; the four devices of this process have three, as the two of the other.
+        np.testing.assert_array_equal(warm, plain)
+
+
+def test_an_edits_warmup_runs_each_program_once_and_makes_nothing(snapshot, cache, tmp_path, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    lines = [{"guide": "a.png", "strength": 0.1 * (i + 1), "name": str(i)} for i in range(6)]
+    lines += [
+        {"guide": "a.png", "known": "luminance", "name": "grey"},
+        {"guide": "none.png", "strength": 0.9, "name": "x"},
+    ]
+    manifest = tmp_path / "edits.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    words = ["edit", snapshot, "--manifest", str(manifest), "--steps", "2", "--out", str(tmp_path / "out")]
+    words += ["--cache", str(cache)]
+    assert main([*words, "--warmup"]) == 2
+    said = capsys.readouterr()
+    assert "error: x: image=" in said.err and "2 programs compiled" in said.out
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 2
+    found = kept_programs()
+    assert found is not None and (found.compiled, found.loaded) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--shape", "16x16x3"], "--shape=16x16x3: must be that of the snapshot's images, 8x8x3"),
+        (["--shape", "big"], "--shape='big': must be height, width and channels, such as 32x32x3"),
+        (["--cache", "none"], "--warmup, --cache='none': there is no folder to keep programs in"),
+        (["--batch", "0"], "--batch=0: must be at least 1"),
+        (["--cache", "nothing://x"], "cache='nothing://x"),
+    ],
+)
+def test_bad_words_are_one_sentence(snapshot, cache, capsys, words, told):
+    assert main(["warmup", snapshot, "--cache", str(cache), *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1
