@@ -1,8 +1,8 @@
 """The table of docs/pods.md: what `sdejax plan` says of the configs on TPU slices. Nothing here is measured.
 
-    python -m benchmarks.plans ROWS
+    python -m benchmarks.plans benchmarks/results/plans.jsonl
 
-plans what is not in the file ROWS yet (JSON lines, a plan each; an hour or two on two cores) and prints the table.
+plans what is not in that file yet (JSON lines, a plan each; an hour or two on two cores) and prints the table.
 """
 
 import json

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import importlib.util
 import os
+import re
 import sys
 import threading
 from collections.abc import Iterator
@@ -41,11 +42,16 @@ class Processes:
     """Seconds, at least 1, that a process waits for the others before it stops."""
 
 
-def start_processes(processes: Processes, independent: bool = False) -> None:
+def start_processes(
+    processes: Processes,
+    independent: bool = False,
+    names: tuple[str, str, str] = ("coordinator", "count", "index"),
+) -> None:
     """Join the other processes of the run, where there are any. Call it before jax has touched a device.
 
     Where one does not come within the limit, the others end in a sentence that says which, with exit code 1.
     `independent` processes live on where another ends; the others end with it, and with their coordinator all do.
+    `names` are what the person calls the three that every process may be told.
 
     **Raises:** `ValueError` where what is known of them is not enough.
     """
@@ -54,16 +60,19 @@ def start_processes(processes: Processes, independent: bool = False) -> None:
     index = processes.index if processes.index >= 0 else _number("JAX_PROCESS_ID", -1)
     if processes.timeout < 1:
         raise ValueError(f"timeout={processes.timeout}: must be at least 1 second")
-    if coordinator and not (":" in coordinator and 0 <= index < count):
-        raise ValueError(
-            f"coordinator={coordinator!r}, count={count}, index={index}: must be host:port, and an index from 0 to "
-            "below the count"
-        )
+    if coordinator and not (re.fullmatch(r".+:\d+", coordinator) and 0 <= index < count):
+        given = ", ".join(f"{name}={value!r}" for name, value in zip(names, (coordinator, count, index), strict=True))
+        raise ValueError(f"{given}: must be host:port, how many processes there are, and which this is, from 0")
+    if not coordinator and (processes.count or processes.index >= 0):
+        told = f"{names[1]}={processes.count}, {names[2]}={processes.index}"
+        raise ValueError(f"{told}: need {names[0]}, the host:port of process 0")
     if not coordinator and (processes.start == "never" or (processes.start == "auto" and not _several())):
         return
     explicit = (coordinator, count, index) if coordinator else (None, None, None)
     if independent:
         jax.config.update("jax_enable_recoverability", True)
+        # CPU devices would be joined by Gloo, which none of them needs, and which speaks on standard output.
+        jax.config.update("jax_cpu_collectives_implementation", None)
     try:
         with aborts_explained(processes.timeout, _GONE[independent]), _registered_within(processes.timeout):
             jax.distributed.initialize(
@@ -74,7 +83,7 @@ def start_processes(processes: Processes, independent: bool = False) -> None:
                 shutdown_timeout_seconds=processes.timeout,
             )
     except Exception as error:  # jaxlib has several kinds
-        raise ValueError(f"coordinator={coordinator!r}: the processes did not find each other ({error})") from None
+        raise ValueError(f"{names[0]}={coordinator!r}: the processes did not find each other ({error})") from None
 
 
 @contextlib.contextmanager

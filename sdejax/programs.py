@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -36,6 +36,7 @@ from sdejax.storage import Folder
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
 _UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
+T = TypeVar("T")
 _DIGEST = hashlib.sha256().digest_size
 
 
@@ -87,10 +88,7 @@ class Programs:
     def _loaded(self, name: str, structure: Any, devices: list[Any], given: Any, named: Any) -> Any:
         """The program of that name and what it gives, or None: it is not trusted until it has run."""
         try:
-            data = self.folder.read(name)
-            if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
-                return None
-            executable, results, numbers = pickle.loads(data[_DIGEST:])
+            executable, results, numbers = self._read(name)
             unloaded, arguments, no_kwargs = _Unpickler(executable, numbers, devices).load()
             arguments = structure.unflatten(arguments)
             program = jax.stages.Compiled(unloaded.load(), [], arguments, results, no_kwargs=no_kwargs)
@@ -105,8 +103,31 @@ class Programs:
     def _keep(self, name: str, program: Any, devices: list[Any]) -> None:
         try:
             executable, _, results = serialize_executable.serialize(program)
-            data = pickle.dumps((executable, results, [device.id for device in devices]))
         except Exception:  # not every platform can write its programs
+            return
+        self._write(name, (executable, results, [device.id for device in devices]))
+
+    def remembered(self, name: str, told: str, make: Callable[[], T]) -> T:
+        """make(), which follows from `told` and from the environment, or what it was at an earlier start."""
+        name = f"{name}-{_hash([told])[:32]}.pickle"
+        try:
+            return self._read(name)
+        except Exception:  # it is not there, or damaged
+            made = make()
+            if jax.process_index() == 0:
+                self._write(name, made)
+            return made
+
+    def _read(self, name: str) -> Any:
+        data = self.folder.read(name)
+        if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
+            raise ValueError(f"{name}: is damaged")
+        return pickle.loads(data[_DIGEST:])
+
+    def _write(self, name: str, what: Any) -> None:
+        try:
+            data = pickle.dumps(what)
+        except Exception:  # not everything has a name that another process knows
             return
         try:
             self.folder.write(name, hashlib.sha256(data).digest() + data)
@@ -123,8 +144,10 @@ class _Unpickler(serialize_executable._JaxPjrtUnpickler):
     def __init__(self, data: bytes, numbers: list[int], devices: list[Any]):
         super().__init__(io.BytesIO(data), devices[0].client, devices)
         self.devices_by_id = dict(zip(numbers, devices, strict=True))
-        own = np.array([[device.id for device in devices]])
-        self.options = compiler.get_compile_options(1, len(devices), device_assignment=own)
+        own = [device.id for device in devices]
+        self.options = None
+        if own != numbers:
+            self.options = compiler.get_compile_options(1, len(own), device_assignment=np.array([own]))
 
     def persistent_load(self, pid: Any) -> Any:
         if pid[0] == "exec":

@@ -9,14 +9,13 @@ import tarfile
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
 
 from sdejax.checkpoint import save
 from sdejax.cli import main
-from tests.tiny import tiny_model
+from tests.tiny import PROMPTS, tiny_model
 from tests.train_run import free_port, on_fake_devices
 
 WORDS = ["--steps", "2", "--batch", "2"]
@@ -71,9 +70,9 @@ def images_in(out):
 def alone(model, tmp_path_factory):
     """The images of seeds 0 to 39, made by one process on one device."""
     out = tmp_path_factory.mktemp("alone")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
-        assert main(sample(model, out, "--seeds", "0-39", "--format", "tar", "--shard-size", 6)) == 0
+    process = started(*sample(model, out, "--seeds", "0-39", "--format", "tar", "--shard-size", 6))
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
     return images_in(out)
 
 
@@ -81,7 +80,8 @@ def test_the_images_are_the_same_on_any_devices_and_processes(model, alone, tmp_
     """1 process on 1 device, 1 on 4, 2 on 2 each: bit for bit. Rejects noise by place, batch or process."""
     assert len(alone) == 40 and np.ptp(np.stack(list(alone.values())), axis=0).max() > 50
     how = ("--seeds", "0-39", "--format", "tar", "--shard-size", 6)
-    assert main(sample(model, tmp_path / "four", *how)) == 0
+    four = started(*sample(model, tmp_path / "four", *how), devices=4)
+    assert four.wait(timeout=200) == 0, four.communicate()
     pair = together(2, *sample(model, tmp_path / "pair", *how), devices=2)
     said = [process.communicate(timeout=200) for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
@@ -179,6 +179,61 @@ def test_told_to_stop_it_finishes_its_shard(model, tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert {entry["images"] for entry in manifest["finished"]} == {40}
     assert {entry["file"] for entry in manifest["finished"]} == {path.name for path in tmp_path.glob("*.tar")}
+
+
+def manifest_of(folder, verb):
+    """Eleven edits of two pictures, the fifth of one that is not there yet."""
+    for name in ("a", "b"):
+        pixels = np.random.default_rng(ord(name)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    picture, texts = ("guide", {"prompt": "square"}) if verb == "edit" else ("image", {})
+    lines = [{picture: f"{'ab'[i % 2]}.png", "seed": i, "name": f"n{i}", **texts} for i in range(11)]
+    if verb == "sync":
+        lines = [line | {"source": "red heart", "target": PROMPTS[1 + i % 3]} for i, line in enumerate(lines)]
+    lines[4][picture] = "later.png"
+    path = folder / "edits.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+@pytest.mark.parametrize("verb", ["edit", "sync"])
+def test_processes_share_a_manifest(model, tmp_path, verb, capsys):
+    """Bit for bit what one process makes, and each edit once; the process that misses a picture says so, in time it is
+    made. Rejects edits that are dealt by their place in a process, and noise that depends on it.
+    """
+    words = [verb, model, "--manifest", manifest_of(tmp_path, verb), *WORDS]
+    assert main([*map(str, words), "--out", str(tmp_path / "alone")]) == 2
+    assert "error: n4: " in capsys.readouterr().err
+    pair = together(2, *words, "--out", tmp_path / "pair")
+    said = [process.communicate(timeout=200)[1] for process in pair]
+    assert sorted(process.returncode for process in pair) == [0, 2], said
+    assert sum("error: n4: " in text for text in said) == 1
+    expected = {path.name for path in (tmp_path / "alone").glob("n*.png")}
+    assert len(expected) == 10 == len(list((tmp_path / "pair").glob("n*.png")))
+    for name in expected:
+        alone, shared = (np.asarray(Image.open(tmp_path / kind / name)) for kind in ("alone", "pair"))
+        np.testing.assert_array_equal(shared, alone)
+    Image.open(tmp_path / "a.png").save(tmp_path / "later.png")
+    before = {name: (tmp_path / "pair" / name).stat().st_mtime_ns for name in expected}
+    pair = together(2, *words, "--out", tmp_path / "pair")
+    said = [process.communicate(timeout=200)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert {name: (tmp_path / "pair" / name).stat().st_mtime_ns for name in expected} == before
+    assert (tmp_path / "pair" / "n4.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--processes", "2", "--process-id", "0"], "--processes=2, --process-id=0: need --coordinator"),
+        (["--coordinator", "here:80", "--processes", "2", "--process-id", "2"], "--process-id=2: must be host:port"),
+        (["--coordinator", "here", "--processes", "2", "--process-id", "0"], "--coordinator='here', --processes=2"),
+    ],
+)
+def test_what_is_not_enough_to_find_each_other_is_told(model, tmp_path, capsys, words, told):
+    assert main([*sample(model, tmp_path / "out"), *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_edits_in_shards_leave_out_what_failed_and_make_it_later(model, tmp_path, capsys):

@@ -121,7 +121,7 @@ def test_options_come_before_the_environment(started, monkeypatch):
     ids=str,
 )
 def test_half_of_what_is_needed_is_named(started, told):
-    with pytest.raises(ValueError, match="must be host:port, and an index from 0"):
+    with pytest.raises(ValueError, match="must be host:port, how many processes there are, and which this is, from 0"):
         start_processes(Processes(**told))
     assert started == []
 

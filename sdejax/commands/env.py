@@ -5,6 +5,9 @@ import importlib.metadata
 import json
 from typing import Any
 
+from sdejax.commands.run import cache_address
+from sdejax.storage import Folder
+
 
 @dataclasses.dataclass(frozen=True)
 class Env:
@@ -25,6 +28,7 @@ def env(command: Env) -> int:
     found |= {name: version(name) for name in names}
     found["backend"] = jax.default_backend()
     found["devices"] = [f"{device.device_kind} {device.id}" for device in jax.devices()]
+    found["cache"] = _cache()
     missing = {name: use for name, use in _OPTIONAL.items() if version(name) is None}
     if command.json:
         print(json.dumps({**found, "optional_missing": missing}))
@@ -34,6 +38,16 @@ def env(command: Env) -> int:
     for name, use in missing.items():
         print(f"{name:18} missing, optional: {use}")
     return 0
+
+
+def _cache() -> str:
+    """Where the programs of commands are kept, and how much of it there is."""
+    address = cache_address(None)
+    try:
+        folder = Folder.open(address, "cache")
+        return f"{address} ({folder.files.du(folder.path) / 2**20:.0f} MiB)"
+    except (ValueError, OSError):
+        return address
 
 
 _OPTIONAL = {

@@ -1,6 +1,5 @@
 """What the verbs that make images share: their options, seeds and sampler."""
 
-import contextlib
 import dataclasses
 import math
 import os
@@ -114,6 +113,7 @@ def start(run: Run) -> None:
     start_processes(
         Processes("auto", run.coordinator, run.processes, run.process_id, run.timeout),
         independent=True,
+        names=("--coordinator", "--processes", "--process-id"),
     )
     _take_programs(run.cache)
 
@@ -125,12 +125,18 @@ def _take_programs(cache: str | None) -> None:
     """
     from sdejax.programs import keep_programs
 
-    named = os.environ.get("SDEJAX_CACHE") if cache is None else cache
-    if named is not None:
-        keep_programs(named)
-        return
-    with contextlib.suppress(ValueError):  # a home that cannot be written
-        keep_programs(str(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdejax"))
+    try:
+        keep_programs(cache_address(cache))
+    except ValueError:
+        if cache is not None or "SDEJAX_CACHE" in os.environ:
+            raise
+        # A home that cannot be written.
+
+
+def cache_address(asked: str | None) -> str:
+    """Where programs are kept, "none" for nowhere: as is asked, else as the environment says, else in the home."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return os.environ.get("SDEJAX_CACHE", str(home / "sdejax")) if asked is None else asked
 
 
 def make_sampler(run: Run) -> Any:

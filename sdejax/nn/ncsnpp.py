@@ -20,6 +20,7 @@ from sdejax.nn.blocks import Attention, ResidualBlock, skip_sum
 from sdejax.nn.layers import Conv, Dense, FourierEmbedding, GroupNorm, PositionalEmbedding, parameter_keys, swish
 from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 from sdejax.nn.text import TextEncoder
+from sdejax.programs import kept_programs
 
 
 class _Builder:
@@ -262,7 +263,12 @@ class NCSNpp(nnx.Module):
 @functools.lru_cache(maxsize=32)
 def structure(config: NCSNppConfig) -> tuple[Any, Any]:
     """The network's graph, and its parameters' shapes in place of the parameters: costs no memory."""
-    return nnx.split(nnx.eval_shape(lambda: NCSNpp(config, parameter_keys(jax.random.key(0)))))
+
+    def make() -> tuple[Any, Any]:
+        return nnx.split(nnx.eval_shape(lambda: NCSNpp(config, parameter_keys(jax.random.key(0)))))
+
+    programs = kept_programs()
+    return programs.remembered("structure", repr(config), make) if programs else make()
 
 
 def _out(norm: GroupNorm, conv: Conv, h: jax.Array) -> jax.Array:
