@@ -133,7 +133,7 @@ def _warm_up(command: Any, model: Any, job: Job, mesh: Mesh, size: int) -> int:
     programs = kept_programs()
     if programs is None:
         raise ValueError("--warmup, --cache='none': there is no folder to keep programs in")
-    programs.once = True
+    programs.once, peers = True, Peers(command.run.timeout)
     model, code, began = on_every_device(model, mesh), 0, time.perf_counter()
     for first in job.firsts:
         ((_, task),) = job.tasks(Span(first, first))
@@ -148,6 +148,9 @@ def _warm_up(command: Any, model: Any, job: Job, mesh: Mesh, size: int) -> int:
         jax.block_until_ready(task.work.compute(model, mesh, [given] * size))
     programs.once = False
     seconds, where = time.perf_counter() - began, programs.folder.shown
+    peers.leave()
+    if peers.index > 0:
+        return code
     if command.run.json:
         found = {"compiled": programs.compiled, "loaded": programs.loaded, "images_at_once": size}
         print(json.dumps({**found, "seconds": round(seconds, 3), "cache": where}), flush=True)

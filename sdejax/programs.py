@@ -35,6 +35,7 @@ from jax.sharding import NamedSharding
 from sdejax.storage import Folder
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
+_BESIDE = re.compile("cache|recoverab|cpu_collectives")  # settings of jax that change no program
 _UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
 T = TypeVar("T")
 _DIGEST = hashlib.sha256().digest_size
@@ -66,13 +67,14 @@ class Programs:
         named = {name: value for name, value in kwargs.items() if name not in static}
         leaves, structure = jax.tree.flatten((given, named))
         places = tuple(map(_place, leaves))
-        asked = (function, tuple(fixed.items()), structure, places)
+        devices = _devices(leaves)
+        asked = (function, tuple(fixed.items()), structure, places, tuple(devices))
         if self.once and asked in self._results:
             return self._results[asked]
         self.waited = 0.0
         if asked in self._ready:
             return self._ready[asked](*given, **named)
-        name, devices = _name(function, fixed, structure, places), _devices(leaves)
+        name = _name(function, fixed, structure, places)
         found = self._loaded(name, structure, devices, given, named) if name else None
         if found is None:
             program = _compiled(lower(*args, **kwargs), devices[0].platform)
@@ -224,7 +226,7 @@ def environment() -> dict[str, Any]:
         "devices": f"{jax.local_device_count()} {device.device_kind}",
         "processor": _processor() if device.platform == "cpu" else "",
         "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")},
-        "settings": {name: repr(value) for name, value in jax.config.values.items() if "cache" not in name},
+        "settings": {name: repr(value) for name, value in jax.config.values.items() if not _BESIDE.search(name)},
     }
 
 
