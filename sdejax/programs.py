@@ -12,7 +12,6 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
-import io
 import json
 import os
 import pickle
@@ -26,9 +25,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import numpy as np
-from jax._src import compiler  # its options say on which devices a program runs; nothing public does
-from jax.experimental import serialize_executable
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 
@@ -90,10 +86,9 @@ class Programs:
     def _loaded(self, name: str, structure: Any, devices: list[Any], given: Any, named: Any) -> Any:
         """The program of that name and what it gives, or None: it is not trusted until it has run."""
         try:
-            executable, results, numbers = self._read(name)
-            unloaded, arguments, no_kwargs = _Unpickler(executable, numbers, devices).load()
-            arguments = structure.unflatten(arguments)
-            program = jax.stages.Compiled(unloaded.load(), [], arguments, results, no_kwargs=no_kwargs)
+            from sdejax.executables import unpack
+
+            program = unpack(self._read(name), structure, devices)
             began = time.perf_counter()
             result = jax.block_until_ready(program(*given, **named))
             self.waited = time.perf_counter() - began
@@ -103,58 +98,36 @@ class Programs:
         return program, result
 
     def _keep(self, name: str, program: Any, devices: list[Any]) -> None:
-        try:
-            executable, _, results = serialize_executable.serialize(program)
-        except Exception:  # not every platform can write its programs
-            return
-        self._write(name, (executable, results, [device.id for device in devices]))
+        with contextlib.suppress(Exception):  # not every platform can write its programs
+            from sdejax.executables import pack
+
+            self._write(name, pack(program, devices))
 
     def remembered(self, name: str, told: str, make: Callable[[], T]) -> T:
         """make(), which follows from `told` and from the environment, or what it was at an earlier start."""
         name = f"{name}-{_hash([told])[:32]}.pickle"
-        try:
-            return self._read(name)
-        except Exception:  # it is not there, or damaged
-            made = make()
-            if jax.process_index() == 0:
-                self._write(name, made)
-            return made
+        with contextlib.suppress(Exception):  # it is not there, or damaged
+            return pickle.loads(self._read(name))
+        made = make()
+        if jax.process_index() == 0:
+            self._write(name, pickle.dumps(made))
+        return made
 
-    def _read(self, name: str) -> Any:
+    def _read(self, name: str) -> bytes:
         data = self.folder.read(name)
         if hashlib.sha256(data[_DIGEST:]).digest() != data[:_DIGEST]:
             raise ValueError(f"{name}: is damaged")
-        return pickle.loads(data[_DIGEST:])
+        return data[_DIGEST:]
 
-    def _write(self, name: str, what: Any) -> None:
-        try:
-            data = pickle.dumps(what)
-        except Exception:  # not everything has a name that another process knows
-            return
+    def _write(self, name: str, data: bytes) -> None:
         try:
             self.folder.write(name, hashlib.sha256(data).digest() + data)
-        except OSError as error:
+        except Exception as error:  # of a disk or a bucket: the job goes on without
             if self._writable:
-                told = f"cache={self.folder.shown!r}: cannot be written ({error.strerror or error})"
+                reason = getattr(error, "strerror", None) or error
+                told = f"cache={self.folder.shown!r}: cannot be written ({reason})"
                 print(f"warning: {told}; the next start compiles again", file=sys.stderr)
             self._writable = False
-
-
-class _Unpickler(serialize_executable._JaxPjrtUnpickler):
-    """jax's, for devices that had other `numbers` in the process that wrote the program."""
-
-    def __init__(self, data: bytes, numbers: list[int], devices: list[Any]):
-        super().__init__(io.BytesIO(data), devices[0].client, devices)
-        self.devices_by_id = dict(zip(numbers, devices, strict=True))
-        own = [device.id for device in devices]
-        self.options = None
-        if own != numbers:
-            self.options = compiler.get_compile_options(1, len(own), device_assignment=np.array([own]))
-
-    def persistent_load(self, pid: Any) -> Any:
-        if pid[0] == "exec":
-            return self.backend.deserialize_executable(pid[1], self.execution_devices, self.options)
-        return super().persistent_load(pid)
 
 
 _FUNCTION = re.compile(r"(?<=<function )([\w.]+) at 0x[0-9a-f]+")  # one of a module: its name tells which

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = [
     ["_version"],
     ["aborts", "hardware", "spans", "storage", "writing"],
+    ["executables"],
     ["programs"],
     ["compiling"],
     ["processes", "peers"],

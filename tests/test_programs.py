@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import sys
 import time
 
 import jax
@@ -132,6 +133,16 @@ def all_in_jaxs_cache():
     jax.config.update(name, 0.0)
     yield
     jax.config.update(name, before)
+
+
+def test_with_a_jax_that_cannot_write_programs_they_are_compiled_each_time(cache, monkeypatch):
+    """What is used of jax is not all public: its absence must cost time alone."""
+    expected = draw()
+    monkeypatch.setitem(sys.modules, "sdejax.executables", None)
+    for _ in range(2):
+        found = opened(cache)
+        np.testing.assert_array_equal(draw(), expected)
+        assert (found.compiled, found.loaded, files(cache)) == (1, 0, [])
 
 
 def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs_cache):
