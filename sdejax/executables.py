@@ -1,12 +1,15 @@
 """Compiled programs as bytes, and back, on devices of other numbers than those of the process that wrote them.
 
+The way back has two halves. `load` takes nearly all the time, without Python's lock and without a module of this
+library or of flax: a thread can do it while these are imported. `callable_program` needs them.
+
 What jax has for it fixes the numbers; beneath it are names that are not public. So this file is imported where it is
 used, and where it cannot be there are no such programs.
 """
 
 import io
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,14 +20,29 @@ from jax.experimental import serialize_executable
 def pack(program: Any, devices: list[Any]) -> bytes:
     """A compiled program that runs on these devices. Raises where the platform, or the program, cannot be written."""
     executable, _, results = serialize_executable.serialize(program)
-    return pickle.dumps((executable, results, [device.id for device in devices]))
+    return pickle.dumps((executable, pickle.dumps(results), [device.id for device in devices]))
 
 
-def unpack(data: bytes, arguments: Any, devices: list[Any]) -> Any:
-    """The program on these devices; `arguments` is the structure of what it is called with."""
+class Loaded(NamedTuple):
+    """An executable on its devices, and what is known of its arguments and results."""
+
+    executable: Any
+    arguments: list[Any]
+    no_kwargs: bool
+    results: bytes
+
+
+def load(data: bytes, devices: list[Any]) -> Loaded:
+    """The executable on these devices. Raises where these bytes are none, or one of another number of devices."""
     executable, results, numbers = pickle.loads(data)
-    unloaded, given, no_kwargs = _Unpickler(executable, numbers, devices).load()
-    return jax.stages.Compiled(unloaded.load(), [], arguments.unflatten(given), results, no_kwargs=no_kwargs)
+    unloaded, arguments, no_kwargs = _Unpickler(executable, numbers, devices).load()
+    return Loaded(unloaded.load(), arguments, no_kwargs, results)
+
+
+def callable_program(loaded: Loaded, structure: Any) -> Any:
+    """The program, to be called with arguments of that structure."""
+    arguments, results = structure.unflatten(loaded.arguments), pickle.loads(loaded.results)
+    return jax.stages.Compiled(loaded.executable, [], arguments, results, no_kwargs=loaded.no_kwargs)
 
 
 class _Unpickler(serialize_executable._JaxPjrtUnpickler):

@@ -28,6 +28,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 
+from sdejax.ahead import Ahead
 from sdejax.storage import Folder
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
@@ -52,6 +53,11 @@ class Programs:
         self._ready: dict[Any, Callable[..., Any]] = {}
         self._results: dict[Any, Any] = {}
         self._writable = True
+        self._ahead: Ahead | None = None
+
+    def expect(self, job: str) -> None:
+        """Begin to load what the job of that name had last time."""
+        self._ahead = Ahead(job, self._read, self._write if jax.process_index() == 0 else lambda name, data: None)
 
     def call(
         self, function: Callable[..., Any], lower: Callable[..., Any], static: Iterable[str], args: Any, kwargs: Any
@@ -86,9 +92,10 @@ class Programs:
     def _loaded(self, name: str, structure: Any, devices: list[Any], given: Any, named: Any) -> Any:
         """The program of that name and what it gives, or None: it is not trusted until it has run."""
         try:
-            from sdejax.executables import unpack
+            from sdejax.executables import callable_program, load
 
-            program = unpack(self._read(name), structure, devices)
+            ahead = self._ahead and self._ahead.take(name, devices)
+            program = callable_program(ahead or load(self._read(name), devices), structure)
             began = time.perf_counter()
             result = jax.block_until_ready(program(*given, **named))
             self.waited = time.perf_counter() - began
@@ -230,8 +237,10 @@ def kept_programs() -> Programs | None:
     return _kept
 
 
-def keep_programs(address: str) -> None:
+def keep_programs(address: str, job: str = "") -> None:
     """Take programs from a folder on any disk or bucket, and keep there what is compiled; "none" for no more.
+
+    Those that a `job` of that name had last time are loaded at once, in a thread.
 
     For commands, whose code is this library's: a file's name follows from that, and from no code of others.
 
@@ -253,6 +262,8 @@ def keep_programs(address: str) -> None:
     if whole.local:
         _throw_away(Path(whole.path), Path(folder.path))
     _kept = Programs(folder)
+    if job:
+        _kept.expect(job)
     if jax.config.values["jax_compilation_cache_dir"] is None:  # a person's own choice stays
         jax.config.update("jax_compilation_cache_dir", folder.show("jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -13,6 +13,7 @@ ROOMS = [
     ["_version"],
     ["aborts", "hardware", "spans", "storage", "writing"],
     ["executables"],
+    ["ahead"],
     ["programs"],
     ["compiling"],
     ["processes", "peers"],

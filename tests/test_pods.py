@@ -9,12 +9,15 @@ import tarfile
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import sdejax as sj
 from sdejax.checkpoint import save
 from sdejax.cli import main
+from sdejax.images import to_image
 from tests.tiny import PROMPTS, tiny_model
 from tests.train_run import free_port, on_fake_devices
 
@@ -90,6 +93,18 @@ def test_the_images_are_the_same_on_any_devices_and_processes(model, alone, tmp_
         assert other.keys() == alone.keys()
         for key, image in alone.items():
             np.testing.assert_array_equal(other[key], image)
+
+
+def test_python_makes_the_images_of_the_command(model, alone):
+    found = {}
+    sampler, devices = sj.Sampler(steps=2), jax.devices()[1:3]
+    for seeds, images in sj.generate(
+        sj.load(model), range(40), prompt="red heart", sampler=sampler, batch=2, devices=devices
+    ):
+        found |= {f"{seed:06d}": np.asarray(to_image(image)) for seed, image in zip(seeds, images, strict=True)}
+    assert found.keys() == alone.keys()
+    for key, image in alone.items():
+        np.testing.assert_array_equal(found[key], image)
 
 
 def test_another_batch_is_the_same_to_a_hundred_thousandth_and_more_seeds_go_on(model, alone, tmp_path):

@@ -48,10 +48,10 @@ def draw(devices=None, mean=0.3, sampler=SAMPLER, batch=2, std=0.5):
     return np.asarray(sj.sample(sj.GaussianDenoiser(SDE, *own), SDE, keys, (3,), sampler=sampler))
 
 
-def opened(cache):
+def opened(cache, job=""):
     """The programs as another process finds them, which has compiled nothing yet."""
     jax.clear_caches()
-    keep_programs(str(cache))
+    keep_programs(str(cache), job)
     found = kept_programs()
     assert found is not None
     return found
@@ -123,6 +123,80 @@ def test_a_damaged_program_is_compiled_anew(cache, damage):
     mended = opened(cache)
     np.testing.assert_array_equal(draw(), expected)
     assert (mended.compiled, mended.loaded) == (0, 1)
+
+
+def draw_without_files(cache, job):
+    """Draw with what was loaded ahead alone; how many programs that were."""
+    found = opened(cache, job)
+    for _, coming in found._ahead._coming.values():
+        coming.exception()
+    for file in files(cache):
+        file.unlink()
+    images = draw()
+    return images, found.loaded
+
+
+def test_what_a_job_had_last_time_is_loaded_ahead(cache):
+    opened(cache, "mine")
+    draw(batch=3)
+    expected = draw()
+    images, loaded = draw_without_files(cache, "mine")
+    np.testing.assert_array_equal(images, expected)
+    assert loaded == 1
+
+
+def test_what_another_job_had_is_not(cache):
+    opened(cache, "mine")
+    expected = draw()
+    images, loaded = draw_without_files(cache, "another")
+    np.testing.assert_array_equal(images, expected)
+    assert loaded == 0
+
+
+def note(*programs):
+    return lambda name: signed(json.dumps([[name if at is None else at, places] for at, places in programs]).encode())
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda name: b"cut",
+        lambda name: signed(b"[1"),
+        lambda name: signed(b"{}"),
+        note((None, [99])),
+        note((None, [1])),
+        note((None, [0, 1])),
+        note(("none.program", [0])),
+        note(("about.json", [0]), (None, [0])),
+    ],
+    ids=["cut", "no json", "no list", "no such place", "another place", "two places", "no such program", "no program"],
+)
+def test_a_wrong_note_of_what_a_job_had_costs_no_program_and_is_mended(cache, told):
+    """Rejects a program that runs on other devices than its arguments are on, and a failure that ends the job."""
+    opened(cache, "mine")
+    expected = draw()
+    (file,) = files(cache)
+    (job,) = cache.glob("*/job-*.json")
+    right = job.read_bytes()
+    job.write_bytes(told(file.name))
+    found = opened(cache, "mine")
+    np.testing.assert_array_equal(draw(), expected)
+    assert found.compiled + found.loaded == 1
+    assert job.read_bytes() == right
+
+
+def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, tmp_path):
+    def run(*words):
+        assert main([*words, "--steps", "2", "--cache", str(cache)]) == 0
+        return len(list(cache.glob("*/job-*.json")))
+
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    assert run("sample", snapshot, "--batch", "2", "--out", str(tmp_path / "1")) == 1
+    assert run("sample", snapshot, "--batch", "2", "--out", str(tmp_path / "2"), "--seeds", "7") == 1
+    found = kept_programs()
+    assert found is not None and (found.compiled, found.loaded) == (0, 1)
+    assert run("sample", snapshot, "--batch", "2", "--out", str(tmp_path / "3"), "--seeds", "0-9") == 2
+    assert run("edit", snapshot, str(tmp_path / "a.png"), "--out", str(tmp_path / "4")) == 3
 
 
 @pytest.fixture

@@ -65,13 +65,6 @@ class Edit:
 
 def edit(command: Edit) -> int:
     """Edit the guide once for each seed and strength, or what the manifest says."""
-    import sdejax as sj
-    from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
-    from sdejax.commands.wishes import find_strength
-    from sdejax.edit.coupled import check_strength
-    from sdejax.inputs import Input, open_input
-    from sdejax.manifest import Entry
-
     seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
     strengths = [command.strength] if command.sweep is None else parse_sweep(command.sweep)
     wishes = {"--sweep": command.sweep, "--keep-distance": command.keep_distance, "--realism": command.realism}
@@ -82,6 +75,14 @@ def edit(command: Edit) -> int:
         check_present(command, {"guide": "PICTURE"})
     elif wished:
         raise ValueError(f"{wished[0]}: is for one picture; in a manifest each line has its strength")
+    start(command)
+
+    import sdejax as sj
+    from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
+    from sdejax.commands.wishes import find_strength
+    from sdejax.edit.coupled import check_strength
+    from sdejax.inputs import Input, open_input
+    from sdejax.manifest import Entry
 
     def check(one: Edit, model: sj.Model) -> None:
         check_present(one, {"guide": "guide"})
@@ -115,7 +116,6 @@ def edit(command: Edit) -> int:
 
     files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats", "fresh_noise", "known")
     editor = Editor(files, shared, check, open_, compute, lambda given: given.replaced)
-    start(command.run)
     model = sj.load(command.snapshot)
     if command.manifest is not None:
         return edit_manifest(editor, command, model)

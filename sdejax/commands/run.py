@@ -100,11 +100,14 @@ def check_present(command: Any, needed: dict[str, str]) -> None:
             raise ValueError(f"{name}: is missing; it must be given, or {field!r} in each line of a --manifest")
 
 
-def start(run: Run) -> None:
+def start(command: Any) -> None:
     """Check what no model is needed for, and join the other processes of the run, before jax touches a device.
+
+    The programs that the same verb had last time, for this snapshot and as many images, begin to load.
 
     **Raises:** `ValueError` for an option outside its range.
     """
+    run: Run = command.run
     from sdejax.processes import Processes, start_processes
 
     for name in ("batch", "shard_size", "timeout"):
@@ -115,10 +118,11 @@ def start(run: Run) -> None:
         independent=True,
         names=("--coordinator", "--processes", "--process-id"),
     )
-    _take_programs(run.cache)
+    images = min(size_of(seed_spans(run.seeds)), run.batch)
+    _take_programs(run.cache, f"{type(command).__name__} {command.snapshot} {images}")
 
 
-def _take_programs(cache: str | None) -> None:
+def _take_programs(cache: str | None, job: str) -> None:
     """Load what earlier commands compiled.
 
     **Raises:** `ValueError` where the person names a folder that cannot be made.
@@ -126,7 +130,7 @@ def _take_programs(cache: str | None) -> None:
     from sdejax.programs import keep_programs
 
     try:
-        keep_programs(cache_address(cache))
+        keep_programs(cache_address(cache), job)
     except ValueError:
         if cache is not None or "SDEJAX_CACHE" in os.environ:
             raise

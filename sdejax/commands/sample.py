@@ -24,7 +24,7 @@ class Sample:
 def sample(command: Sample, check: Callable[[Any], None] = lambda model: None) -> int:
     """Draw one image for each seed; `check` raises `ValueError` where the model is not the one that is wanted."""
     spans, sampler = seed_spans(command.run.seeds), make_sampler(command.run)
-    start(command.run)
+    start(command)
 
     import itertools
     import warnings

@@ -51,16 +51,17 @@ class Sync:
 
 def sync(command: Sync) -> int:
     """Edit the image once for each seed, or what the manifest says."""
+    seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
+    if command.manifest is None:
+        check_present(command, {"image": "PICTURE", "source": "--source", "target": "--target"})
+    start(command)
+
     import sdejax as sj
     from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
     from sdejax.edit.coupled import check_strength
     from sdejax.inputs import open_input
     from sdejax.manifest import Entry
     from sdejax.methods import METHODS
-
-    seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
-    if command.manifest is None:
-        check_present(command, {"image": "PICTURE", "source": "--source", "target": "--target"})
 
     def check(one: Sync, model: sj.Model) -> None:
         check_present(one, {"image": "image", "source": "source", "target": "target"})
@@ -88,7 +89,6 @@ def sync(command: Sync) -> int:
         compute=compute,
         finish=lambda given: given.changed,
     )
-    start(command.run)
     model = sj.load(command.snapshot)
     if command.manifest is not None:
         return edit_manifest(editor, command, model)
