@@ -28,7 +28,7 @@ M, S, G = -0.3, 0.5, 0.8
 SHAPE = (8, 8, 3)
 KEYS = sj.keys(range(128))
 GUIDE = jnp.full((1, *SHAPE), G)
-SAMPLER = Sampler(steps=60)
+SAMPLER = Sampler(steps=30)
 
 
 def closed_form(sde, strength, lam):
@@ -39,7 +39,7 @@ def closed_form(sde, strength, lam):
 
 
 def check(values, mean, variance):
-    """Mean and variance of independent values, to 4.5 standard errors and the error of 60 steps."""
+    """Mean and variance of independent values, to 4.5 standard errors and the error of 30 steps."""
     values = np.asarray(values, np.float64).reshape(-1)
     assert abs(values.mean() - mean) < 4.5 * (variance / values.size) ** 0.5 + 0.002
     assert abs(values.var() / variance - 1.0) < 4.5 * (2.0 / values.size) ** 0.5 + 0.01
@@ -47,7 +47,7 @@ def check(values, mean, variance):
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])
 def test_gaussian_data_has_the_closed_form_mean_and_variance(sde, lam):
-    sampler = Sampler(steps=60, stochasticity=lam)
+    sampler = Sampler(steps=30, stochasticity=lam)
     denoiser = sj.GaussianDenoiser(sde, M, S)
     for strength in (0.35, 0.6):
         shrink, variance = closed_form(sde, strength, lam)

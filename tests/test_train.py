@@ -31,7 +31,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     config = write_config(folder, "run")
     words = ["--sample-every", "20", "--validation", str(EMOJI), "--validate-every", "10", "--ema", "0.9", "0.99"]
-    said = finish(start(config, *words, "--profile"))
+    said = finish(start(config, *words, "--checkpoint-every", "20", "--profile"))
     return folder / "run", said
 
 
@@ -107,8 +107,9 @@ def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
     1e-5 relative over 20 steps: sums in another order. Rejects noise, dropout or times drawn for each device, a loss
     averaged over one process alone, and rows of a batch in an order that depends on the processes: each by 1e-2 or so.
     """
-    four = start(write_config(tmp_path, "four"), devices=4)
-    words = ["--fsdp", "2", "--sample-every", "20", "--validation", str(EMOJI)]  # the last two need every process, too
+    once = ["--checkpoint-every", "20"]
+    four = start(write_config(tmp_path, "four"), *once, devices=4)
+    words = [*once, "--fsdp", "2", "--sample-every", "20", "--validation", str(EMOJI)]  # what needs every process, too
     both = start(write_config(tmp_path, "processes"), *words, devices=2, processes=2)
     finish(four)
     assert "on 4 devices" in finish(both)
