@@ -30,7 +30,7 @@ class Ahead:
             from sdejax.executables import load
 
             local = jax.local_devices()
-            self._last = [(name, places) for name, places in json.loads(read(self._file))]
+            self._last = [(str(name), list(places)) for name, places in json.loads(read(self._file))]
             with_places = [(name, places, [local[place] for place in places]) for name, places in self._last]
         except Exception:  # there is no note, or no sense in it
             return

@@ -163,13 +163,14 @@ def note(*programs):
         lambda name: b"cut",
         lambda name: signed(b"[1"),
         lambda name: signed(b"{}"),
+        lambda name: signed(b"[[[], [0]]]"),
         note((None, [99])),
         note((None, [1])),
         note((None, [0, 1])),
         note(("none.program", [0])),
         note(("about.json", [0]), (None, [0])),
     ],
-    ids=["cut", "no json", "no list", "no such place", "another place", "two places", "no such program", "no program"],
+    ids=["cut", "no json", "no list", "no name", "no such place", "another place", "two places", "no such program", "no program"],
 )
 def test_a_wrong_note_of_what_a_job_had_costs_no_program_and_is_mended(cache, told):
     """Rejects a program that runs on other devices than its arguments are on, and a failure that ends the job."""

@@ -155,7 +155,13 @@ def test_the_config_beside_a_run_is_that_run(whole):
     # The words on its command line are in it, too. Rejects tuples that come back as lists, and a process that is lost.
     given = load_config(whole[0].with_suffix(".py"))
     kept = load_config(whole[0] / "config.json")
-    words = {"sample_every": 20, "validation": str(EMOJI), "validate_every": 10, "ema": (0.9, 0.99)}
+    words = {
+        "sample_every": 20,
+        "validation": str(EMOJI),
+        "validate_every": 10,
+        "checkpoint_every": 20,
+        "ema": (0.9, 0.99),
+    }
     assert kept == dataclasses.replace(given, **words)
     hash(kept)
 
