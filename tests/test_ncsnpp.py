@@ -14,7 +14,8 @@ from sdejax.model import Model, Parametrisation
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.ncsnpp import structure
 from sdejax.sde import VESDE, VPSDE
-from tests.tiny import CONFIG, VOCABULARY, tiny_model
+from tests.tiny import TWO_LEVELS as CONFIG
+from tests.tiny import VOCABULARY, tiny_model
 
 _NCSNPP = {"fir": True, "embedding": "fourier", "words": 0, "scale_by_sigma": True}
 VARIANTS = {

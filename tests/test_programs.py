@@ -170,7 +170,17 @@ def note(*programs):
         note(("none.program", [0])),
         note(("about.json", [0]), (None, [0])),
     ],
-    ids=["cut", "no json", "no list", "no name", "no such place", "another place", "two places", "no such program", "no program"],
+    ids=[
+        "cut",
+        "no json",
+        "no list",
+        "no name",
+        "no such place",
+        "another place",
+        "two places",
+        "no such program",
+        "no program",
+    ],
 )
 def test_a_wrong_note_of_what_a_job_had_costs_no_program_and_is_mended(cache, told):
     """Rejects a program that runs on other devices than its arguments are on, and a failure that ends the job."""
