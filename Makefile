@@ -26,7 +26,7 @@ types: .venv/.test
 
 tests: .venv/.test
 	$(BIN)/python -m pytest
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest tests/test_parallel.py -k 'seed and mixture' --dist load
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest tests/test_parallel.py -k 'seed and mixture and (sample or sync)' --dist load
 
 .venv/.runtime: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
