@@ -1,12 +1,13 @@
 # make demo    the pictures of the README, from the bundled snapshot, in out/demo
 # make test    lint, types and tests
 # make parity  our networks and samplers against diffusers on torch
+# make plans   the tests that compile for TPUs, which `make test` skips where libtpu is not installed
 # Each installs what it needs into .venv first.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test parity lint types tests clean
+.PHONY: demo test parity plans lint types tests clean
 
 demo: .venv/.runtime
 	$(BIN)/python examples/demo.py out/demo
@@ -16,6 +17,9 @@ test: lint types tests
 parity: .venv/.bench
 	$(BIN)/python -m benchmarks.parity
 	$(BIN)/python -m pytest tests/test_score_sde.py tests/test_ddpm.py tests/test_hub.py
+
+plans: .venv/.plan
+	$(BIN)/python -m pytest tests/test_plan.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -35,6 +39,10 @@ tests: .venv/.test
 
 .venv/.test: .venv/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+.venv/.plan: .venv/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[plan]'
 	touch $@
 
 .venv/.bench: .venv/.test
