@@ -60,6 +60,7 @@ def generate(
     sampler: Sampler | None = None,
     batch: int = 32,
     devices: Sequence[Any] | None = None,
+    clock: DeviceClock | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
     """Draw an image for each seed, however many there are, on all devices of this process.
 
@@ -72,6 +73,7 @@ def generate(
     - `batch`: images that a device computes at once. An image is its seed: bit for bit the same wherever this is the
       same (on one kind of hardware), and to 1e-5 otherwise. The last batch is filled up, and compiles nothing.
     - `devices`: some of `jax.local_devices()`, by default all.
+    - `clock`: a `DeviceClock`, told when the devices work.
 
     **Yields:** batches in the order of the seeds: the seeds, a list of n, and their images (n, h, w, c), float32, in
     the data's range, not clipped; n is `batch` times the number of devices, or less in the last.
@@ -93,7 +95,7 @@ def generate(
     size = batch * mesh.size
     texts = itertools.repeat("") if isinstance(prompt, str) else itertools.chain(prompt, [None])
     chunks = ((chunk, compute) for chunk in chunked(_paired(seeds, texts), size))
-    for items, images in in_batches(chunks, size):
+    for items, images in in_batches(chunks, size, clock):
         yield [seed for seed, _ in items], images
 
 

@@ -4,6 +4,7 @@ The tasks are dealt to the processes in blocks. Each process reads what its next
 and writes what they have made, at the same time. What is in the folder already is not made again.
 """
 
+import collections
 import contextlib
 import dataclasses
 import json
@@ -15,10 +16,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from PIL import Image
 
-from sdejax.generate import in_batches, on_every_device
+from sdejax.generate import DeviceClock, on_every_device
 from sdejax.images import png_bytes
 from sdejax.parallel import image_mesh
 from sdejax.peers import Peers
@@ -35,31 +35,19 @@ from sdejax.writing import Writer
 _FEW = 10_000  # images that are written as a PNG each, unless the format is given
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Work:
-    """What one program computes for any number of tasks at once.
-
-    - `compute(model, mesh, given)`: the results (n, *shape), not awaited, of what n tasks opened; the mesh's size
-      divides n, and the model is on all of it.
-    - `finish(given, result)`: the picture of one. It raises `ValueError` where there is none.
-    """
-
-    compute: Callable[[Any, Mesh, list[Any]], jax.Array]
-    finish: Callable[[Any, np.ndarray], Image.Image]
-
-
 @dataclasses.dataclass(frozen=True)
 class Task:
     """One image to make.
 
-    `name` is that of its files, `record` what its JSON adds to the command's, `prompt` what an index says of it, and
-    `open` reads what its work needs; it raises `ValueError` or `OSError` where that is not to be had.
+    - `open()`: reads what is needed for it; raises `ValueError` or `OSError` where that is not to be had.
+    - `finish(given, result)`: the picture, from what was opened and what came of it; `ValueError` where there is none.
+    - `name`: that of its files. `record`: what its JSON adds to the command's. `prompt`: what an index says of it.
     """
 
     name: str
     seed: int
-    work: Work
     open: Callable[[], Any]
+    finish: Callable[[Any, np.ndarray], Image.Image]
     record: dict[str, Any] = dataclasses.field(default_factory=dict)
     prompt: str = ""
 
@@ -68,14 +56,17 @@ class Task:
 class Job:
     """Numbered tasks. `tasks(span)` are those of a span of `numbers`, each with its number, in order.
 
-    - `largest`: how many tasks share a `Work` at most: no batch need be larger.
-    - `firsts`: the first number of each `Work`.
+    - `results(model, given, batch, clock)`: the results (n, *shape) of what the tasks opened, in their order, for each
+      batch of n. `given` is drawn when there is room on the devices, each of which computes `batch` at once.
+    - `largest`: how many tasks are computed together at most: no batch need be larger.
+    - `firsts`: the first number of those that are computed together.
     - `failed(name, error)`: told of a task that comes to nothing; without it that ends the job.
     - `identity`: what tells the job from others of the same command.
     """
 
     numbers: Sequence[Span]
     tasks: Callable[[Span], Iterator[tuple[int, Task]]]
+    results: Callable[[Any, Iterator[Any], int, DeviceClock], Iterator[np.ndarray]]
     largest: int
     firsts: Sequence[int]
     sheet: Sheet
@@ -98,11 +89,11 @@ def produce(command: Any, model: Any, job: Job) -> int:
 
     **Raises:** `ValueError` where the folder cannot be written or holds images of another job.
     """
-    run, mesh = command.run, image_mesh(jax.local_devices())
+    run, devices = command.run, len(jax.local_devices())
     # The batch is that of the whole job: what is left of it then runs the program that the rest ran.
-    per_device = min(run.batch, max(1, -(-job.largest // (mesh.size * jax.process_count()))))
+    per_device = min(run.batch, max(1, -(-job.largest // (devices * jax.process_count()))))
     if run.warmup:
-        return _warm_up(command, model, job, mesh, per_device * mesh.size)
+        return _warm_up(command, model, job, per_device)
     peers, folder = Peers(run.timeout), Folder.open(run.out)
     with folder.made():
         kind = run.format or ("png" if size_of(job.numbers) <= _FEW else "tar")
@@ -115,9 +106,9 @@ def produce(command: Any, model: Any, job: Job) -> int:
             raise ValueError(f"--out={run.out!r}: process {peers.index} does not see what process 0 wrote there")
         spans = [Span(*pair) for pair in left]
         dealt = list(blocks(spans, sink.block(per_device)))[peers.index :: peers.count]
-        maker = _Maker(command, model, job, sink, Progress(size_of(spans), mesh.size, peers, run.json))
+        maker = _Maker(command, model, job, sink, Progress(size_of(spans), devices, peers, run.json))
         with maker.progress, _told_to_stop(maker.progress):
-            maker.make(mesh, dealt, per_device * mesh.size)
+            maker.make(dealt, per_device)
             maker.progress.over = True
             peers.tell(maker.progress.report())
             if peers.index == 0:
@@ -128,13 +119,13 @@ def produce(command: Any, model: Any, job: Job) -> int:
     return 1 if maker.progress.stopping else 2 if maker.progress.failed else 0
 
 
-def _warm_up(command: Any, model: Any, job: Job, mesh: Mesh, size: int) -> int:
-    """Compute a batch of each work, and keep its program but no image. Returns 2 where one cannot be opened, else 0."""
+def _warm_up(command: Any, model: Any, job: Job, batch: int) -> int:
+    """Compute a batch of each kind, and keep its program but no image. Returns 2 where one cannot be opened, else 0."""
     programs = kept_programs()
     if programs is None:
         raise ValueError("--warmup, --cache='none': there is no folder to keep programs in")
     programs.once, peers = True, Peers(command.run.timeout)
-    model, code, began = on_every_device(model, mesh), 0, time.perf_counter()
+    model, code, began = on_every_device(model, image_mesh(jax.local_devices())), 0, time.perf_counter()
     for first in job.firsts:
         ((_, task),) = job.tasks(Span(first, first))
         try:
@@ -145,9 +136,11 @@ def _warm_up(command: Any, model: Any, job: Job, mesh: Mesh, size: int) -> int:
             job.failed(task.name, error)
             code = 2
             continue
-        jax.block_until_ready(task.work.compute(model, mesh, [given] * size))
+        for _ in job.results(model, iter([given]), batch, DeviceClock()):
+            pass
     programs.once = False
     seconds, where = time.perf_counter() - began, programs.folder.shown
+    size = batch * len(jax.local_devices())
     peers.leave()
     if peers.index > 0:
         return code
@@ -187,13 +180,19 @@ class _Maker:
         self._base = of_the_job(command, model)
         self._wanted = {cell for cell in job.sheet.shown if isinstance(cell, str)}
 
-    def make(self, mesh: Mesh, dealt: Sequence[Span], size: int) -> None:
-        """Compute and write the blocks, in batches of `size`."""
+    def make(self, dealt: Sequence[Span], batch: int) -> None:
+        """Compute and write the blocks, `batch` images at once on each device."""
         writer: Writer[_Opened] = Writer(self._encode, self._write)
+        awaited: collections.deque[_Opened] = collections.deque()
+
+        def given() -> Iterator[Any]:
+            for item in self._opened(dealt):
+                awaited.append(item)
+                yield item.given
+
         try:
-            chunks = self._chunks(on_every_device(self.model, mesh), mesh, dealt, size)
-            for items, results in in_batches(chunks, size, self.progress.clock):
-                writer.put(zip(items, results, strict=True))
+            for results in self.job.results(self.model, given(), batch, self.progress.clock):
+                writer.put([(awaited.popleft(), result) for result in results])
             writer.close()
             self._tell(self.sink.close())
         except BaseException as error:
@@ -204,24 +203,6 @@ class _Maker:
                 where = f"out={self.command.run.out!r}: cannot be written ({error.strerror or error})"
                 raise ValueError(f"{where}; what is there is kept, and the same command goes on") from None
             raise
-
-    def _chunks(self, model: Any, mesh: Mesh, dealt: Sequence[Span], size: int) -> Iterator[Any]:
-        """The opened tasks in batches of one work each, and what computes them."""
-        ready: list[_Opened] = []
-
-        def batch() -> tuple[list[_Opened], Callable[[list[_Opened]], jax.Array]]:
-            work, items = ready[0].task.work, list(ready)
-            ready.clear()
-            return items, lambda items: work.compute(model, mesh, [item.given for item in items])
-
-        for item in self._opened(dealt):
-            if ready and item.task.work is not ready[0].task.work:
-                yield batch()
-            ready.append(item)
-            if len(ready) == size:
-                yield batch()
-        if ready:
-            yield batch()
 
     def _opened(self, dealt: Sequence[Span]) -> Iterator[_Opened]:
         for block in dealt:
@@ -241,7 +222,7 @@ class _Maker:
 
     def _encode(self, item: _Opened, result: np.ndarray) -> tuple[Image.Image, bytes] | ValueError:
         try:
-            image = item.task.work.finish(item.given, result)
+            image = item.task.finish(item.given, result)
         except ValueError as error:
             return error
         return image, png_bytes(image)

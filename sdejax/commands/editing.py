@@ -7,18 +7,20 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from PIL import Image
 
+from sdejax.generate import DeviceClock, chunked, in_batches, on_every_device
 from sdejax.inputs import Input
 from sdejax.manifest import Entry, Failures, Hashes, grouped, read_manifest
 from sdejax.model import UnknownWordWarning
-from sdejax.parallel import spread
+from sdejax.parallel import image_mesh, spread
 from sdejax.pictures import of_the_image
-from sdejax.produce import Job, Task, Work, produce
+from sdejax.produce import Job, Task, produce
 from sdejax.progress import tell
 from sdejax.sample import keys
 from sdejax.sheet import Sheet
@@ -94,28 +96,31 @@ def _job(
     sheet: Sheet,
     failed: Callable[[str, Exception], None] | None = None,
 ) -> Job:
-    """The entries as numbered tasks, those of one work after each other."""
+    """The entries as numbered tasks, those that are computed together after each other."""
     hashes, groups = Hashes(), grouped(entries, editor.shared)
-    work = Work(partial(_compute, editor), lambda given, result: editor.finish(given[1])(result))
-    # A work for each group: what differs in `shared` is not computed together.
-    works = [dataclasses.replace(work) for _ in groups]
-    numbered = [(entry, work) for group, work in zip(groups, works, strict=True) for entry in group]
+    numbered = [(entry, group) for group, members in enumerate(groups) for entry in members]
 
     def tasks(span: Span) -> Iterator[tuple[int, Task]]:
         for number in span.numbers:
-            entry, work = numbered[number]
+            entry, group = numbered[number]
             try:
                 record = {**dataclasses.asdict(entry.command), "inputs": hashes.of(entry.command, editor.files)}
             except OSError:  # an input is missing: opening it says so
                 record = {}
             prompt = getattr(entry.command, "target", None) or getattr(entry.command, "prompt", "")
-            opened = partial(_open, entry, open_)
-            yield number, Task(entry.name, entry.seed, work, opened, record, prompt)
+            yield number, Task(entry.name, entry.seed, partial(opened, entry, group), finish, record, prompt)
+
+    def opened(entry: Entry, group: int) -> _Given:
+        return _Given(entry, open_(entry.command), group)
+
+    def finish(given: _Given, result: np.ndarray) -> Image.Image:
+        return editor.finish(given.input)(result)
 
     told = json.dumps([[one.name, one.seed, of_the_image(dataclasses.asdict(one.command))] for one, _ in numbered])
     return Job(
         [Span(0, len(numbered) - 1)] if numbered else [],
         tasks,
+        partial(_results, editor),
         max(map(len, groups), default=1),
         list(itertools.accumulate(map(len, groups[:-1]), initial=0)) if groups else [],
         sheet,
@@ -124,17 +129,33 @@ def _job(
     )
 
 
-def _open(entry: Entry, open_: Callable[[Any], Input]) -> tuple[Entry, Input]:
-    return entry, open_(entry.command)
+class _Given(NamedTuple):
+    """An entry, its picture and mask, and the number of the group that it is computed with."""
+
+    entry: Entry
+    input: Input
+    group: int
 
 
-def _compute(editor: Editor, model: Any, mesh: Mesh, given: list[tuple[Entry, Input]]) -> jax.Array:
-    images = np.stack([one.image for _, one in given])
-    masks = np.stack([one.mask for _, one in given])
-    drawn = spread(keys(entry.seed for entry, _ in given), mesh)
+def _results(
+    editor: Editor, model: Any, given: Iterator[_Given], batch: int, clock: DeviceClock
+) -> Iterator[np.ndarray]:
+    """The edited images, batch after batch; what differs in `editor.shared` is not in one batch."""
+    mesh = image_mesh(jax.local_devices())
+    size, compute = batch * mesh.size, partial(_compute, editor, on_every_device(model, mesh), mesh)
+    groups = itertools.groupby(given, lambda one: one.group)
+    chunks = ((chunk, compute) for _, group in groups for chunk in chunked(group, size))
+    for _, results in in_batches(chunks, size, clock):
+        yield results
+
+
+def _compute(editor: Editor, model: Any, mesh: Mesh, given: list[_Given]) -> jax.Array:
+    images = np.stack([one.input.image for one in given])
+    masks = np.stack([one.input.mask for one in given])
+    drawn = spread(keys(one.entry.seed for one in given), mesh)
     with warnings.catch_warnings():  # the check told of the prompts' words
         warnings.simplefilter("ignore", UnknownWordWarning)
-        commands = [entry.command for entry, _ in given]
+        commands = [one.entry.command for one in given]
         return editor.compute(model, commands, spread(images, mesh), spread(masks, mesh), drawn)
 
 

@@ -2,10 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdejax.arguments import FLAT
 from sdejax.commands.run import Run, RunOptions, Snapshot, make_sampler, seed_spans, start
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+
+    from sdejax.generate import DeviceClock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,27 +38,29 @@ def sample(command: Sample, check: Callable[[Any], None] = lambda model: None) -
     import sdejax as sj
     from sdejax.images import to_image
     from sdejax.model import UnknownWordWarning
-    from sdejax.produce import Job, Task, Work, produce
+    from sdejax.produce import Job, Task, produce
     from sdejax.sheet import Sheet
     from sdejax.spans import Span, merged, size_of
 
     model = sj.load(command.snapshot)
     check(model)
-    model.denoiser(command.prompt, command.guidance)  # tells what is wrong with the prompt
-
-    def compute(model: sj.Model, mesh, seeds: list[int]):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnknownWordWarning)
-            denoiser = model.denoiser(command.prompt, command.guidance)
-        return sj.sample(denoiser, model.sde, sj.spread(sj.keys(seeds), mesh), model.shape, sampler=sampler)
-
-    work = Work(compute, lambda _, result: to_image(result))
+    prompted = {"prompt": command.prompt, "guidance": command.guidance}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordWarning)  # `generate` tells of words
+        model.denoiser(**prompted)  # raises what is wrong with the prompt, before there is a folder
 
     def tasks(span: Span) -> Iterator[tuple[int, Task]]:
         for seed in span.numbers:
-            yield seed, Task(f"{seed:06d}", seed, work, lambda seed=seed: seed, prompt=command.prompt)
+            yield seed, Task(f"{seed:06d}", seed, lambda seed=seed: seed, finish, prompt=command.prompt)
+
+    def finish(_seed: int, image: "np.ndarray") -> "Image.Image":
+        return to_image(image)
+
+    def results(model: sj.Model, seeds: Iterator[int], batch: int, clock: "DeviceClock") -> Iterator["np.ndarray"]:
+        for _, images in sj.generate(model, seeds, **prompted, sampler=sampler, batch=batch, clock=clock):
+            yield images
 
     spans = merged(spans)
     first = itertools.islice((seed for span in spans for seed in span.numbers), 256)
     sheet = Sheet([f"{seed:06d}" for seed in first])
-    return produce(command, model, Job(spans, tasks, size_of(spans), [spans[0].first], sheet))
+    return produce(command, model, Job(spans, tasks, results, size_of(spans), [spans[0].first], sheet))
