@@ -252,7 +252,8 @@ def keep_programs(address: str, job: str = "") -> None:
         return
     about = environment()
     whole = Folder.open(address, "cache")
-    folder = Folder.open(f"{address.rstrip('/')}/{_hash([json.dumps(about, sort_keys=True)])[:16]}", "cache")
+    own = f"{address.rstrip('/')}/{_hash([json.dumps(about, sort_keys=True)])[:16]}"
+    folder = Folder.open(own, "cache", shared=True)
     try:
         folder.files.makedirs(folder.path, exist_ok=True)
         if "about.json" not in folder.sizes():
@@ -271,10 +272,10 @@ def keep_programs(address: str, job: str = "") -> None:
 
 
 def _throw_away(cache: Path, used: Path) -> None:
-    """The programs of environments that no command has had for a month."""
+    """What no command has touched for a month: the programs of an environment, or a file that was never finished."""
     with contextlib.suppress(OSError):  # a folder that is only read
         os.utime(used / "about.json")
-    for about in cache.glob("[0-9a-f]" * 16 + "/about.json"):
+    for found in [*cache.glob("[0-9a-f]" * 16 + "/about.json"), *used.glob(".*.part")]:
         with contextlib.suppress(OSError):
-            if time.time() - about.stat().st_mtime > _UNUSED:
-                shutil.rmtree(about.parent)
+            if time.time() - found.stat().st_mtime > _UNUSED:
+                found.unlink() if found.suffix == ".part" else shutil.rmtree(found.parent)

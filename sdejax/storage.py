@@ -1,7 +1,8 @@
 """A folder on the local disk or at any address that fsspec knows (gs://, s3://, memory://), written file by file.
 
 A file is there whole or not at all: it is written under a hidden name that ends in ".part", and renamed. The hidden
-name follows from the file's, so that what a kill left behind is overwritten when the file is made again.
+name follows from the file's, so that what a kill left behind is overwritten when the file is made again; but where
+several processes write the same file, each has hidden names of its own, and the last to finish has its way.
 """
 
 import contextlib
@@ -15,14 +16,18 @@ import fsspec
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """`files` is fsspec's file system, `path` the folder's path in it, `shown` as the person wrote it."""
+    """`files` is fsspec's file system, `path` the folder's path in it, `shown` as the person wrote it.
+
+    `shared` says that several processes may write the same file at the same time.
+    """
 
     files: Any
     path: str
     shown: str
+    shared: bool = False
 
     @classmethod
-    def open(cls, address: str, name: str = "out") -> "Folder":
+    def open(cls, address: str, name: str = "out", shared: bool = False) -> "Folder":
         """The folder at an address, which need not exist.
 
         **Raises:** `ValueError`, calling the address `name`, where nothing here knows such addresses.
@@ -31,7 +36,7 @@ class Folder:
             files, path = fsspec.core.url_to_fs(address)
         except (ImportError, ValueError, OSError) as error:
             raise ValueError(f"{name}={address!r}: cannot be opened ({error})") from None
-        return cls(files, path.rstrip("/") or "/", address)
+        return cls(files, path.rstrip("/") or "/", address, shared)
 
     @property
     def local(self) -> bool:
@@ -69,7 +74,7 @@ class Folder:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file to write from its beginning to its end; it has its name once the body has ended well."""
-        part = f"{self.path}/.{name}.part"
+        part = f"{self.path}/.{name}.{uuid.uuid4().hex}.part" if self.shared else f"{self.path}/.{name}.part"
         try:
             with self.files.open(part, "wb") as file:
                 yield file
