@@ -96,6 +96,8 @@ def produce(command: Any, model: Any, job: Job) -> int:
         return _warm_up(command, model, job, per_device)
     peers, folder = Peers(run.timeout), Folder.open(run.out)
     with folder.made():
+        if peers.index == 0:
+            folder.sweep()
         kind = run.format or ("png" if size_of(job.numbers) <= _FEW else "tar")
         sink: Sink = PictureSink(folder)
         if kind != "png":

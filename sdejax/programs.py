@@ -253,7 +253,7 @@ def keep_programs(address: str, job: str = "") -> None:
     about = environment()
     whole = Folder.open(address, "cache")
     own = f"{address.rstrip('/')}/{_hash([json.dumps(about, sort_keys=True)])[:16]}"
-    folder = Folder.open(own, "cache", shared=True)
+    folder = Folder.open(own, "cache")
     try:
         folder.files.makedirs(folder.path, exist_ok=True)
         if "about.json" not in folder.sizes():

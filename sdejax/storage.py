@@ -1,33 +1,31 @@
 """A folder on the local disk or at any address that fsspec knows (gs://, s3://, memory://), written file by file.
 
-A file is there whole or not at all: it is written under a hidden name that ends in ".part", and renamed. The hidden
-name follows from the file's, so that what a kill left behind is overwritten when the file is made again; but where
-several processes write the same file, each has hidden names of its own, and the last to finish has its way.
+A file is there whole or not at all: it is written under a hidden name that ends in ".part", and renamed. No two writers
+have the same hidden name: of two that write the same file, the last to finish has its way.
 """
 
 import contextlib
 import dataclasses
+import re
 import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
 import fsspec
 
+_PART = re.compile(r"\..+\.[0-9a-f]{32}\.part")
+
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """`files` is fsspec's file system, `path` the folder's path in it, `shown` as the person wrote it.
-
-    `shared` says that several processes may write the same file at the same time.
-    """
+    """`files` is fsspec's file system, `path` the folder's path in it, `shown` as the person wrote it."""
 
     files: Any
     path: str
     shown: str
-    shared: bool = False
 
     @classmethod
-    def open(cls, address: str, name: str = "out", shared: bool = False) -> "Folder":
+    def open(cls, address: str, name: str = "out") -> "Folder":
         """The folder at an address, which need not exist.
 
         **Raises:** `ValueError`, calling the address `name`, where nothing here knows such addresses.
@@ -36,7 +34,7 @@ class Folder:
             files, path = fsspec.core.url_to_fs(address)
         except (ImportError, ValueError, OSError) as error:
             raise ValueError(f"{name}={address!r}: cannot be opened ({error})") from None
-        return cls(files, path.rstrip("/") or "/", address, shared)
+        return cls(files, path.rstrip("/") or "/", address)
 
     @property
     def local(self) -> bool:
@@ -49,14 +47,22 @@ class Folder:
 
     def sizes(self) -> dict[str, int]:
         """The files in it, hidden ones left out, and their lengths in bytes; none where there is no folder."""
+        return {name: size for name, size in self._listed().items() if not name.startswith(".")}
+
+    def sweep(self) -> None:
+        """Remove what was begun and never finished, as a kill leaves it. Who still writes such a file then fails."""
+        for name in filter(_PART.fullmatch, self._listed()):
+            with contextlib.suppress(FileNotFoundError):
+                self.remove(name)
+
+    def _listed(self) -> dict[str, int]:
         try:
             found = self.files.ls(self.path, detail=True, refresh=True)
         except TypeError:  # a file system without a cache of its listings
             found = self.files.ls(self.path, detail=True)
         except FileNotFoundError:
             return {}
-        names = {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
-        return {name: size for name, size in names.items() if not name.startswith(".")}
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
 
     def read(self, name: str) -> bytes:
         """**Raises:** `FileNotFoundError`."""
@@ -74,11 +80,14 @@ class Folder:
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file to write from its beginning to its end; it has its name once the body has ended well."""
-        part = f"{self.path}/.{name}.{uuid.uuid4().hex}.part" if self.shared else f"{self.path}/.{name}.part"
+        part = f"{self.path}/.{name}.{uuid.uuid4().hex}.part"
         try:
             with self.files.open(part, "wb") as file:
                 yield file
-            self.files.mv(part, f"{self.path}/{name}")
+            try:
+                self.files.mv(part, f"{self.path}/{name}")
+            except FileNotFoundError:
+                raise OSError(f"{name} was taken away half-written, as another run does that begins there") from None
         except BaseException:
             with contextlib.suppress(OSError):
                 self.files.rm(part)
@@ -96,9 +105,9 @@ class Folder:
             path = path.rpartition("/")[0]
         try:
             self.files.makedirs(self.path, exist_ok=True)
-            probe = f"writable-{uuid.uuid4().hex}"  # of this process alone
-            self.write(probe, b"")
-            self.remove(probe)
+            probe = f"{self.path}/.writable-{uuid.uuid4().hex}"  # of this process alone, and nothing to sweep
+            self.files.pipe_file(probe, b"")
+            self.files.rm(probe)
         except OSError as error:
             raise ValueError(f"--out={self.shown!r}: cannot be written ({error.strerror or error})") from None
         try:

@@ -28,9 +28,14 @@ def start(words: list[str]) -> int:
 
 
 def killed_while_writing(child: int, out: Path, draw: random.Random) -> bool:
-    """Kill it within 0.4 seconds from when the folder changes; whether it lived until then."""
-    before = set(out.iterdir()) if out.is_dir() else set()
-    while (set(out.iterdir()) if out.is_dir() else set()) == before:
+    """Kill it within 0.4 seconds from when it begins to write images; whether it lived until then."""
+
+    def images() -> set[str]:
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+        return {name for name in names if ".tar" in name or ".png" in name}
+
+    before = images()
+    while images() <= before:
         if os.waitpid(child, os.WNOHANG)[0]:
             return False
         time.sleep(0.002)

@@ -150,7 +150,7 @@ def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, f
             data = (tmp_path / "out" / f"{key}.png").read_bytes()
             assert record["png_sha256"] == hashlib.sha256(data).hexdigest()
         left = [path for path in (tmp_path / "out").iterdir() if path.stem not in {*expected, "sheet"}]
-    assert left == []  # the leftovers of the dead are written over
+    assert left == []  # the leftovers of the dead are swept
 
 
 def test_one_that_is_lost_is_named_and_the_others_end_in_order(model, tmp_path):

@@ -270,7 +270,7 @@ def test_a_month_without_use_ends_the_programs_of_an_environment_and_nothing_els
     os.utime(mine / "about.json", (old, old))
     (first,) = [path for path in cache.iterdir() if path != mine]
     os.utime(first / "about.json", (old, old))
-    killed, written = first / ".killed.part", first / ".written.part"
+    killed, written = first / f".a.{'0' * 32}.part", first / f".a.{'1' * 32}.part"
     killed.touch()
     written.touch()
     os.utime(killed, (old, old))
@@ -280,18 +280,6 @@ def test_a_month_without_use_ends_the_programs_of_an_environment_and_nothing_els
     monkeypatch.setattr(programs, "_sources", lambda: "other")
     opened(cache)
     assert not first.exists() and (mine / "about.json").exists()
-
-
-def test_who_writes_the_same_file_at_the_same_time_disturbs_nobody(cache):
-    """As processes do that begin together. With one hidden name for all, the last to finish finds it gone."""
-    ours, theirs = opened(cache).folder, opened(cache).folder
-    with ours.writing("about.json") as first:
-        first.write(b"a longer text")
-        with theirs.writing("about.json") as second:
-            second.write(b"a text")
-        assert ours.read("about.json") == b"a text"
-    assert theirs.read("about.json") == b"a longer text"
-    assert [path.name for path in cache.glob("*/*")] == ["about.json"]
 
 
 def test_a_full_disk_costs_a_warning(cache, monkeypatch, capsys):

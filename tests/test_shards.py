@@ -128,6 +128,31 @@ def test_an_abandoned_shard_leaves_nothing(folder, tmp_path, kind):
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_of_two_that_write_the_same_file_the_last_to_finish_has_its_way(folder):
+    # One hidden name for both would mix their bytes, and the last to finish would find it gone.
+    with folder.made():
+        with folder.writing("a") as first:
+            first.write(b"a longer text")
+            with folder.writing("a") as second:
+                second.write(b"a text")
+            assert folder.read("a") == b"a text"
+        assert folder.read("a") == b"a longer text"
+        assert folder.sizes() == {"a": 13}
+
+
+def test_what_was_never_finished_is_swept_and_nothing_else(folder, tmp_path):
+    others = {".hidden", ".somebodys.part", "a.part", "a.tar"}
+    with folder.made():
+        for name in others:
+            (tmp_path / "out" / name).touch()
+        writing = folder.writing("b.tar")
+        writing.__enter__().write(b"half")
+        folder.sweep()
+        with pytest.raises(OSError, match=r"b\.tar was taken away half-written, as another run"):
+            writing.__exit__(None, None, None)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == others
+
+
 class _FullDisk(MemoryFileSystem):
     """A disk with room for so many bytes."""
 
