@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +49,18 @@ def load_snapshot(path: str | Path) -> Model:
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"snapshot={str(path)!r}: {_ARCHITECTURE} cannot be understood ({error})") from None
     data = (folder / _PARAMETERS).read_bytes()
-    try:
-        arrays = safetensors.numpy.load(data)
-    except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} is damaged or cut short ({error})") from None
-    graph, abstract = structure(config)
-    try:
-        params = from_names(abstract, arrays)
-    except ValueError as error:
-        raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} {error}") from None
-    source = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return Model(config, sde, parametrisation, params, vocabulary, graph, source)
+    with ThreadPoolExecutor(1) as other_core:  # a hash takes as long as all the rest
+        digest = other_core.submit(lambda: hashlib.sha256(data).hexdigest())
+        try:
+            arrays = safetensors.numpy.load(data)
+        except (safetensors.SafetensorError, ValueError) as error:
+            raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} is damaged or cut short ({error})") from None
+        graph, abstract = structure(config)
+        try:
+            params = from_names(abstract, arrays)
+        except ValueError as error:
+            raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} {error}") from None
+        return Model(config, sde, parametrisation, params, vocabulary, graph, f"sha256:{digest.result()}")
 
 
 def save(path: str | Path, model: Model, dtype: str = "float32") -> None:

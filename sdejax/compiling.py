@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import jax
-import jax.numpy as jnp
 from jax.core import Tracer
 
 from sdejax.programs import kept_programs
@@ -50,9 +49,12 @@ def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tup
     def whole() -> Any:  # what jax.jit returns has no public type
         return jax.jit(function, compiler_options=compiler_options(), **how)
 
+    def lower(*args: Any, **kwargs: Any) -> Any:
+        return whole().lower(*args, **kwargs)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        inside = isinstance(jnp.zeros(()), Tracer) or any(
+        inside = isinstance(jax.device_put(0.0), Tracer) or any(
             isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))
         )
         if inside:
@@ -60,8 +62,8 @@ def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tup
         programs = kept_programs()
         if programs is None or donate_argnums:
             return whole()(*args, **kwargs)
-        return programs.call(function, whole().lower, static_argnames, args, kwargs)
+        return programs.call(function, lower, static_argnames, args, kwargs)
 
-    call.lower = lambda *args, **kwargs: whole().lower(*args, **kwargs)  # type: ignore[attr-defined]
+    call.lower = lower  # type: ignore[attr-defined]
     call.lower_plain = plain.lower  # type: ignore[attr-defined]
     return cast(F, call)

@@ -6,6 +6,8 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
 from sdejax.brownian import BrownianPaths, stream
 from sdejax.compiling import jit
@@ -25,11 +27,11 @@ def keys(seeds: Iterable[int]) -> jax.Array:
     seeds = [int(seed) for seed in seeds]
     if not seeds or not all(0 <= seed < 2**32 for seed in seeds):
         raise ValueError(f"seeds={seeds}: must be at least one whole number from 0 to {2**32 - 1}")
-    return _keys(jnp.asarray(seeds, jnp.uint32))
+    return _keys(np.asarray(seeds, np.uint32))  # by numpy: jax would compile a program for it
 
 
-@jax.jit
-def _keys(seeds: jax.Array) -> jax.Array:
+@jit
+def _keys(seeds: ArrayLike) -> jax.Array:
     return jax.vmap(jax.random.key)(seeds)
 
 

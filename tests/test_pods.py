@@ -238,17 +238,19 @@ def test_processes_share_a_manifest(model, tmp_path, verb):
 
 
 def test_what_one_process_has_warmed_up_all_of_a_run_load(model, alone, tmp_path, monkeypatch):
-    """Also the second, whose devices have other numbers; jax's own cache would serve the first alone."""
+    """Also the second, whose devices have other numbers; jax's own cache would serve the first alone. None compiles
+    anything: rejects a conversion of seeds by jax, or a look at XLA's options, 25 ms each.
+    """
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     words = [*WORDS, "--cache", tmp_path / "cache", "--json"]
     out, said = started("warmup", model, "--shape", "8x8x3", *words).communicate(timeout=200)
-    assert json.loads(out)["compiled"] == 1 and "ompiling jit(_sample)" in said, said
+    assert json.loads(out)["compiled"] == 2 and "ompiling jit(_sample)" in said and "ompiling jit(_keys)" in said, said
     how = ("--prompt", "red heart", "--seeds", "0-39", "--format", "tar", "--shard-size", 6, "--out", tmp_path / "out")
     for job in (["warmup", model], ["sample", model, *how]):
         pair = together(2, *job, *words)
         told = [process.communicate(timeout=200) for process in pair]
         assert [process.returncode for process in pair] == [0, 0], told
-        assert all("ompiling jit" in said and "jit(_sample)" not in said for _, said in told), told
+        assert all("ompiling" not in said for _, said in told), told
         assert told[0][0].startswith('{"') and '"images_at_once"' not in told[1][0]
     found = images_in(tmp_path / "out")
     assert found.keys() == alone.keys()
