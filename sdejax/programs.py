@@ -32,7 +32,8 @@ from sdejax.ahead import Ahead
 from sdejax.storage import Folder
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
-_BESIDE = re.compile("cache|recoverab|cpu_collectives")  # settings of jax that change no program
+# Settings of jax that change no program.
+_BESIDE = re.compile("cache|recoverab|cpu_collectives|log_compiles|logging_level")
 _UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
 T = TypeVar("T")
 _DIGEST = hashlib.sha256().digest_size

@@ -156,7 +156,8 @@ def _compute(editor: Editor, model: Any, mesh: Mesh, given: list[_Given]) -> jax
     with warnings.catch_warnings():  # the check told of the prompts' words
         warnings.simplefilter("ignore", UnknownWordWarning)
         commands = [one.entry.command for one in given]
-        return editor.compute(model, commands, spread(images, mesh), spread(masks, mesh), drawn)
+        # Pictures and masks of numpy: the editors check them here and spread them as the keys are.
+        return editor.compute(model, commands, images, masks, drawn)
 
 
 def denoiser(model: Any, texts: list[str | None], guidance: float | None, negatives: list[str]) -> Any:

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
 
 from sdejax.brownian import BrownianPaths, stream
 from sdejax.compiling import jit
@@ -38,6 +38,7 @@ from sdejax.sampler import Exponential, Sampler
 from sdejax.sde import SDE
 from sdejax.solve import solve
 
+Array = jax.Array | np.ndarray
 _KINDS = ("synchronous", "resampled", "independent", "correlated", "reflection")
 
 
@@ -193,26 +194,40 @@ def edit(
     if not isinstance(repeats, Tracer) and (int(repeats) != repeats or repeats < 1):
         raise ValueError(f"repeats={repeats}: must be a whole number of at least 1")
     check_strength(strength)
-    full = (keys.shape[0], *image.shape[1:])
-    layout = mesh_of(keys)
+    mask = check_mask(mask, image)
     return _edit(
         rule,
-        jnp.broadcast_to(image, full),
+        one_for_each(image, image, keys),
         keys,
-        jnp.asarray(strength, image.dtype),
-        jnp.broadcast_to(check_mask(mask, image), full),
-        jnp.asarray(repeats, jnp.int32),
-        jnp.asarray(fresh_noise, bool),
+        array_of(strength, image.dtype),
+        one_for_each(mask, image, keys),
+        array_of(repeats, jnp.int32),
+        array_of(fresh_noise, bool),
         sde,
         sampler,
         coupling,
-        layout,
+        mesh_of(keys),
     )
 
 
-def check_image(image: ArrayLike, keys: jax.Array) -> jax.Array:
+def array_of(value: ArrayLike, dtype: DTypeLike | None = None) -> Array:
+    """An array, of that type: jax's where the value is one, else numpy's, for which jax compiles and awaits nothing."""
+    array = value if isinstance(value, jax.Array) else np.asarray(value)
+    return array.astype(jax.dtypes.canonicalize_dtype(array.dtype) if dtype is None else dtype)
+
+
+def one_for_each(array: Array, image: Array, keys: jax.Array) -> Array:
+    """The image, or its mask, for each of the keys, and where they are."""
+    full = (keys.shape[0], *image.shape[1:])
+    if isinstance(array, jax.Array):
+        return jnp.broadcast_to(array, full)
+    array = np.broadcast_to(array, full)
+    return array if isinstance(keys, Tracer) or not keys.committed else jax.device_put(array, keys.sharding)
+
+
+def check_image(image: ArrayLike, keys: jax.Array) -> Array:
     """**Raises:** `ValueError` unless `image` is floating point and one for each key, or one for all of them."""
-    image = jnp.asarray(image)
+    image = array_of(image)
     if not jnp.issubdtype(image.dtype, jnp.floating):
         raise ValueError(f"image dtype={image.dtype}: must be floating point, in [-1, 1] (sdejax.images.to_array)")
     if image.ndim < 2 or image.shape[0] not in (1, keys.shape[0]):
@@ -230,14 +245,16 @@ def check_strength(strength: ArrayLike) -> None:
         raise ValueError(f"strength={strength}: must be one number in (0, 1], the time that the edit starts from")
 
 
-def check_mask(mask: ArrayLike | None, image: jax.Array) -> jax.Array:
+def check_mask(mask: ArrayLike | None, image: Array) -> Array:
     """The mask lined up with the image: per value, or per pixel without the axis of channels.
+
+    The values of one that is jax's are awaited, and with them all that its device was given before.
 
     **Raises:** `ValueError` where it does not fit the image, or a value is outside [0, 1].
     """
     if mask is None:
-        return jnp.ones((), image.dtype)
-    mask = jnp.asarray(mask, image.dtype)
+        return np.ones((), image.dtype)
+    mask = array_of(mask, image.dtype)
     if image.ndim > 2 and mask.shape in (image.shape[1:-1], image.shape[:-1], (1, *image.shape[1:-1])):
         mask = mask[..., None]
     try:
@@ -246,6 +263,6 @@ def check_mask(mask: ArrayLike | None, image: jax.Array) -> jax.Array:
         fits = False
     if not fits:
         raise ValueError(f"mask shape={mask.shape}: must be that of the image, {image.shape}, or broadcast to it")
-    if not isinstance(mask, Tracer) and not bool(jnp.all((mask >= 0.0) & (mask <= 1.0))):
+    if not isinstance(mask, Tracer) and not bool(((mask >= 0.0) & (mask <= 1.0)).all()):
         raise ValueError("mask: every value must be in [0, 1], 0 keeps the pixel and 1 edits it fully")
     return mask

@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 from sdejax.brownian import BrownianPaths, stream
 from sdejax.compiling import jit
 from sdejax.denoiser import STATIC, Denoiser, pytree
-from sdejax.edit.coupled import check_image, check_mask, check_strength
+from sdejax.edit.coupled import array_of, check_image, check_mask, check_strength, one_for_each
 from sdejax.parallel import mesh_of, over_images
 from sdejax.sample import check_keys
 from sdejax.sampler import GridChoice, Sampler
@@ -121,15 +121,14 @@ def _edit(source, target, sde, image, keys, strength, mask, steps, grid, rule, c
     image = check_image(image, keys)
     check_strength(strength)
     Sampler(steps, grid)  # refuses what it cannot follow
-    full = (keys.shape[0], *image.shape[1:])
     return _invert(
         source,
         target,
-        jnp.broadcast_to(image, full),
-        jnp.broadcast_to(check_mask(mask, image), full),
+        one_for_each(image, image, keys),
+        one_for_each(check_mask(mask, image), image, keys),
         keys if noisy else None,
-        jnp.asarray(strength, image.dtype),
-        tuple(jnp.asarray(value, image.dtype) for value in control),
+        array_of(strength, image.dtype),
+        tuple(array_of(value, image.dtype) for value in control),
         sde,
         steps,
         grid,
