@@ -48,7 +48,8 @@ def sdedit(
     - `strength`: the time t0 in (0, 1] that the edit starts from; more is more realistic, less more faithful. The
       paper uses 0.3 to 0.6. A traced number: another one compiles nothing, and the number of steps stays.
     - `mask`: in [0, 1], broadcast to the guide, or per pixel without its last axis. 0 keeps the value bit for bit, 1
-      edits it fully, and between it multiplies the strength: the value is edited from mask * strength on.
+      edits it fully, and between it multiplies the strength: the value is edited from mask * strength on. Best numpy's:
+      to check one on a device awaits all that the device was given before.
     - `repeats`: K of the paper; the result becomes the guide again.
     - `fresh_noise`: whether each repeat has a path of its own, as in the paper, or all have that of the first, under
       which what one repeat has left of the noise adds up in the next.
