@@ -197,10 +197,10 @@ def edit(
     mask = check_mask(mask, image)
     return _edit(
         rule,
-        one_for_each(image, image, keys),
+        for_each_key(image, image.shape[1:], keys),
         keys,
         array_of(strength, image.dtype),
-        one_for_each(mask, image, keys),
+        for_each_key(mask, image.shape[1:], keys),
         array_of(repeats, jnp.int32),
         array_of(fresh_noise, bool),
         sde,
@@ -216,9 +216,9 @@ def array_of(value: ArrayLike, dtype: DTypeLike | None = None) -> Array:
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype) if dtype is None else dtype)
 
 
-def one_for_each(array: Array, image: Array, keys: jax.Array) -> Array:
-    """The image, or its mask, for each of the keys, and where they are."""
-    full = (keys.shape[0], *image.shape[1:])
+def for_each_key(array: Array, shape: tuple[int, ...], keys: jax.Array) -> Array:
+    """An image or a mask, broadcast to one of that shape for each key, on the devices where the keys are."""
+    full = (keys.shape[0], *shape)
     if isinstance(array, jax.Array):
         return jnp.broadcast_to(array, full)
     array = np.broadcast_to(array, full)

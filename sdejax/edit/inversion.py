@@ -31,7 +31,7 @@ from jax.typing import ArrayLike
 from sdejax.brownian import BrownianPaths, stream
 from sdejax.compiling import jit
 from sdejax.denoiser import STATIC, Denoiser, pytree
-from sdejax.edit.coupled import array_of, check_image, check_mask, check_strength, one_for_each
+from sdejax.edit.coupled import array_of, check_image, check_mask, check_strength, for_each_key
 from sdejax.parallel import mesh_of, over_images
 from sdejax.sample import check_keys
 from sdejax.sampler import GridChoice, Sampler
@@ -124,8 +124,8 @@ def _edit(source, target, sde, image, keys, strength, mask, steps, grid, rule, c
     return _invert(
         source,
         target,
-        one_for_each(image, image, keys),
-        one_for_each(check_mask(mask, image), image, keys),
+        for_each_key(image, image.shape[1:], keys),
+        for_each_key(check_mask(mask, image), image.shape[1:], keys),
         keys if noisy else None,
         array_of(strength, image.dtype),
         tuple(array_of(value, image.dtype) for value in control),
