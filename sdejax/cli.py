@@ -4,6 +4,7 @@ import atexit
 import gc
 import importlib
 import importlib.metadata
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # and 0.3 s at the end, when the process goes anyway.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
+    # What diffrax checks as its programs run makes nan instead of calling Python: a program with such a call cannot be
+    # kept, and a TPU would wait in it for ever. Images of nan are refused before they are written.
+    os.environ.setdefault("EQX_ON_ERROR", "nan")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if arguments else sys.stderr)

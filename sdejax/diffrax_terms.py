@@ -108,7 +108,10 @@ def adaptive(
     solver: diffrax.AbstractSolver,
     controller: diffrax.AbstractStepSizeController,
 ) -> State:
-    """A diffrax solver with steps of its own choice, image by image, so that an image depends on its seed alone."""
+    """A diffrax solver with steps of its own choice, image by image, so that an image depends on its seed alone.
+
+    One whose steps come to no end, in 100,000 or with the controller's shortest, is nan.
+    """
     sde = problem.sde
     end = times[-1]
     s0, s1 = (clock(log_tau_of(sde, t)) for t in (start, end))
@@ -125,9 +128,11 @@ def adaptive(
             tuple(x / _scale(sde, start) for x in state),
             stepsize_controller=controller,
             max_steps=100_000,
+            throw=False,
         )
         assert solution.ys is not None
-        ended = tuple(x[-1] * _scale(sde, end) for x in solution.ys)
+        succeeded = solution.result == diffrax.RESULTS.successful
+        ended = tuple(jnp.where(succeeded, x[-1] * _scale(sde, end), jnp.nan) for x in solution.ys)
         return tuple(x[0] for x in last_step(alone, end, ended))
 
     marked, rebuild = split_per_image(problem.drive)

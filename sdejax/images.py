@@ -78,7 +78,9 @@ def to_bytes(array: np.ndarray) -> np.ndarray:
     """
     array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
-        raise ValueError("images: a value is NaN or infinite; the model or its settings are broken")
+        raise ValueError(
+            "images: a value is NaN or infinite; the model is broken, or a setting, such as a tolerance too small"
+        )
     return np.clip(np.rint((array + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 

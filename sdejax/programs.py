@@ -106,10 +106,15 @@ class Programs:
         return program, result
 
     def _keep(self, name: str, program: Any, devices: list[Any]) -> None:
-        with contextlib.suppress(Exception):  # not every platform can write its programs
+        try:
             from sdejax.executables import pack
 
-            self._write(name, pack(program, devices))
+            data = pack(program, devices)
+        except Exception as error:  # not every platform can write its programs, and not every program can be written
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            print(f"warning: {name}: cannot be kept ({reason}); the next start compiles it again", file=sys.stderr)
+            return
+        self._write(name, data)
 
     def remembered(self, name: str, told: str, make: Callable[[], T]) -> T:
         """make(), which follows from `told` and from the environment, or what it was at an earlier start."""
@@ -206,7 +211,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{device.platform} {device.client.platform_version}",
         "devices": f"{jax.local_device_count()} {device.device_kind}",
         "processor": _processor() if device.platform == "cpu" else "",
-        "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")},
+        "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "EQX_ON_ERROR")},
         "settings": {name: repr(value) for name, value in jax.config.values.items() if not _BESIDE.search(name)},
     }
 

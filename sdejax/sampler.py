@@ -96,7 +96,7 @@ class Sampler:
     - `solver`: `Exponential(1)` or `Exponential(2)`, or any diffrax solver (eq. 10).
     - `stochasticity`: lam >= 0 of eq. 8.
     - `controller`: a diffrax step size controller; the steps of a diffrax solver are then chosen for each image,
-      starting from the length that `steps` equal ones would have.
+      starting from the length that `steps` equal ones would have. An image whose steps come to no end is nan.
     - `corrector`: `Langevin()` before each exponential step; costs a denoiser call for each of its own steps.
 
     **Raises:** `ValueError` where an argument is outside its range.

@@ -97,6 +97,7 @@ BAD = {
     "sample @model --solver heun --corrector 0.16": "corrector=.*needs solver=Exponential",
     "sample @model --tolerance 0.01": r"--tolerance=0\.01: needs --solver heun or shark",
     "sample @model --solver shark --tolerance 0": r"--tolerance=0\.0: must be above 0 and finite",
+    "sample @model --solver heun --tolerance 1e-30 --stochasticity 0": "a value is NaN .* a tolerance too small",
     "sync @model @image.png --source a --target b --method fire_flow --solver heun": "solver='heun': is for",
     "sample @model --batch 0": "--batch=0: must be at least 1",
     "train @tiny.py": "data=.*empty.*has no image",

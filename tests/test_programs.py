@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import subprocess
 import sys
 import time
 
@@ -213,6 +214,23 @@ def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, t
     assert run("edit", snapshot, str(tmp_path / "a.png"), "--out", str(tmp_path / "4")) == 3
 
 
+def test_a_second_start_with_a_solver_of_diffrax_compiles_nothing(snapshot, cache, tmp_path):
+    """Rejects a check within the program that calls Python: no such program can be written."""
+    words = [sys.executable, "-m", "sdejax.cli", "sample", snapshot, "--batch", "1", "--cache", str(cache)]
+    words += ["--solver", "shark", "--tolerance", "0.5"]  # adaptive, with a Levy area: all that diffrax checks
+    logged = {**os.environ, "JAX_LOG_COMPILES": "1"}
+
+    def sampled(out):
+        run = subprocess.run([*words, "--out", str(out)], env=logged, check=False, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stderr, [path.read_bytes() for path in out.glob("*.png")]
+
+    said, pictures = sampled(tmp_path / "first")
+    assert "ompiling jit(_sample)" in said and "warning" not in said, said
+    said, again = sampled(tmp_path / "second")
+    assert "ompiling" not in said and pictures and again == pictures, said
+
+
 @pytest.fixture
 def all_in_jaxs_cache():
     """jax's cache with the quickest programs too."""
@@ -223,14 +241,16 @@ def all_in_jaxs_cache():
     jax.config.update(name, before)
 
 
-def test_with_a_jax_that_cannot_write_programs_they_are_compiled_each_time(cache, monkeypatch):
-    """What is used of jax is not all public: its absence must cost time alone."""
+def test_with_a_jax_that_cannot_write_programs_they_are_compiled_each_time(cache, monkeypatch, capsys):
+    """What is used of jax is not all public: its absence must cost time alone, and a warning."""
     expected = draw()
     monkeypatch.setitem(sys.modules, "sdejax.executables", None)
     for _ in range(2):
         found = opened(cache)
         np.testing.assert_array_equal(draw(), expected)
         assert (found.compiled, found.loaded, files(cache)) == (1, 0, [])
+        said = capsys.readouterr().err
+        assert said.startswith("warning: sample-") and "cannot be kept" in said and said.count("\n") == 1
 
 
 def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs_cache):

@@ -114,6 +114,12 @@ def test_an_adaptive_solver_finds_the_same_path(fine):
     # Steps follow the image: alone it differs by rounding, which an accepted step or a path may magnify up to the
     # tolerance's scale; steps shared by the batch would leave this as it is, another image's noise would not.
     assert np.max(np.abs(run(adaptive, keys=KEYS[5:6])[0] - batch[5])) < 0.03
+    # With a shortest step that most images cannot do with, those are nan, no half-way states, and the others as before.
+    short = diffrax.PIDController(rtol=1e-3, atol=1e-3, dtmin=5e-4, force_dtmin=False)
+    ended = run(dataclasses.replace(adaptive, controller=short))
+    failed = np.isnan(ended[:, 0])
+    assert 0 < failed.sum() < len(KEYS)
+    np.testing.assert_array_equal(ended, np.where(failed[:, None], np.nan, batch))
 
 
 def test_stochasticity_0_is_the_probability_flow_ode(sde):
