@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sdejax.images import check_finite
+
 _HALVINGS = 10
 
 
@@ -27,8 +29,8 @@ def largest_strength(
     - `distance`: the root mean squared difference per value, above 0; 0.1 is 13 of 255 shades.
     - `halvings`: the strength is found to 2^-halvings.
 
-    **Raises:** `ValueError` where `distance` is not above 0; `WishNotGranted` where even the smallest strength leads
-    further than that.
+    **Raises:** `ValueError` where `distance` is not above 0 or a result is not finite; `WishNotGranted` where even the
+    smallest strength leads further than that.
     """
     if not distance > 0.0:
         raise ValueError(f"keep-distance={distance}: must be above 0, a root mean squared difference in [-1, 1]")
@@ -36,16 +38,16 @@ def largest_strength(
     def near(result: np.ndarray) -> bool:
         return float(np.sqrt(np.mean(np.square(result - guide)))) <= distance
 
-    result = np.asarray(edit(1.0))
+    result = _tried(edit, 1.0)
     if near(result):
         return 1.0, result
     low, high = 2.0**-halvings, 1.0
-    result = np.asarray(edit(low))
+    result = _tried(edit, low)
     if not near(result):
         raise WishNotGranted(f"keep-distance={distance}: even a strength of {low:g} leads further from the guide")
     while high - low > 2.0**-halvings:
         middle = 0.5 * (low + high)
-        tried = np.asarray(edit(middle))
+        tried = _tried(edit, middle)
         if near(tried):
             low, result = middle, tried
         else:
@@ -64,24 +66,31 @@ def smallest_strength(
     **Arguments:** as in `largest_strength`, and `realism`, of a result, in [0, 1] (`sdejax.realism`), which must be at
     least `least`, in (0, 1).
 
-    **Raises:** `ValueError` where `least` is outside its range; `WishNotGranted` where strength 1 is not as realistic
-    either.
+    **Raises:** `ValueError` where `least` is outside its range or a result is not finite; `WishNotGranted` where
+    strength 1 is not as realistic either.
     """
     check_realism(least)
     low, high = 0.0, 1.0
-    result = np.asarray(edit(high))
+    result = _tried(edit, high)
     if realism(result) < least:
         raise WishNotGranted(
             f"realism={least}: at strength 1 it is {realism(result):.2f}; ask for less, or take more seeds"
         )
     while high - low > 2.0**-halvings:
         middle = 0.5 * (low + high)
-        tried = np.asarray(edit(middle))
+        tried = _tried(edit, middle)
         if realism(tried) >= least:
             high, result = middle, tried
         else:
             low = middle
     return high, result
+
+
+def _tried(edit: Callable[[float], np.ndarray], strength: float) -> np.ndarray:
+    """The result at a strength: one with NaN would compare as far from everything, or as near."""
+    result = np.asarray(edit(strength))
+    check_finite(result)
+    return result
 
 
 def check_realism(least: float) -> None:

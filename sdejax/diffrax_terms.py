@@ -12,11 +12,14 @@ import math
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from sdejax.brownian import LOG_TAU_RANGE, BrownianPaths, clock, log_tau_at
 from sdejax.denoiser import split_per_image
 from sdejax.problem import Problem, State, depth_of, last_step, log_tau_of
 from sdejax.sde import SDE
+
+_ROUNDING = 1e-6  # of s in float32, through the logarithm of tau
 
 
 class _Noise(diffrax.AbstractTerm):
@@ -28,7 +31,7 @@ class _Noise(diffrax.AbstractTerm):
     def vf(self, t, y, args):
         components = self.problem.components
         rate = math.sqrt(LOG_TAU_RANGE) * jnp.exp(-0.5 * jax.nn.softplus(-log_tau_at(t)))
-        begun = self.problem.begun(self.problem.sde.time(jnp.exp(log_tau_at(t))))
+        begun = _begun(self.problem, t)
         rates = tuple(
             lam * rate * (begun if driven else 1.0)
             for lam, driven in zip(components.stochasticity, components.driven, strict=True)
@@ -65,7 +68,7 @@ def _terms(problem: Problem, shape: tuple[int, ...], depth: int, solver: diffrax
         for x, signal, lam in zip(scaled, signals, lams, strict=True):
             slope = -0.5 * (jnp.square(a) + lam**2) * x
             if signal is not None:
-                slope = slope + (0.5 * (1.0 + lam**2) * a) * problem.begun(t) * signal
+                slope = slope + (0.5 * (1.0 + lam**2) * a) * _begun(problem, s) * signal
             moved.append(LOG_TAU_RANGE * slope)
         return tuple(moved)
 
@@ -75,6 +78,14 @@ def _terms(problem: Problem, shape: tuple[int, ...], depth: int, solver: diffrax
     if levy_area is diffrax.AbstractSpaceTimeLevyArea:
         levy_area = diffrax.SpaceTimeLevyArea
     return diffrax.MultiTerm(diffrax.ODETerm(drift), _Noise(problem, problem.paths(shape, depth, levy_area)))
+
+
+def _begun(problem: Problem, s: ArrayLike) -> jax.Array | float:
+    """`Problem.begun` on the clock: from there back to a time is a rounding, by which a start may be before itself."""
+    if problem.begin is None:
+        return 1.0
+    own = clock(log_tau_of(problem.sde, problem.begin))
+    return ((jnp.asarray(s) >= own - _ROUNDING) & (problem.begin > 0.0)).astype(problem.begin.dtype)
 
 
 def _scale(sde: SDE, t: jax.Array) -> jax.Array:
@@ -130,9 +141,10 @@ def adaptive(
             max_steps=100_000,
             throw=False,
         )
-        assert solution.ys is not None
-        succeeded = solution.result == diffrax.RESULTS.successful
-        ended = tuple(jnp.where(succeeded, x[-1] * _scale(sde, end), jnp.nan) for x in solution.ys)
+        assert solution.ts is not None and solution.ys is not None
+        # By the time and not by diffrax's result, which fails a last step that proposes too short a next one.
+        arrived = solution.ts[-1] >= s1
+        ended = tuple(jnp.where(arrived, x[-1] * _scale(sde, end), jnp.nan) for x in solution.ys)
         return tuple(x[0] for x in last_step(alone, end, ended))
 
     marked, rebuild = split_per_image(problem.drive)

@@ -232,7 +232,7 @@ class _Maker:
     def _write(self, item: _Opened, encoded: tuple[Image.Image, bytes] | ValueError) -> None:
         task = item.task
         if isinstance(encoded, ValueError):
-            self._fail(task.name, encoded)
+            self._fail(task.name, encoded if self.job.failed else ValueError(f"{task.name}: {encoded}"))
             return
         image, png = encoded
         about = {"key": task.name, "seed": task.seed, "prompt": task.prompt}

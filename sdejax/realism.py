@@ -66,13 +66,15 @@ class Realism:
     def of(cls, errors: np.ndarray) -> "Realism":
         """From the l (n, k) of n samples, n well above k.
 
-        **Raises:** `ValueError` for fewer than 4 k samples.
+        **Raises:** `ValueError` for fewer than 4 k samples, or where an error is not finite.
         """
         errors = np.asarray(errors, np.float64)
         if len(errors) < 4 * errors.shape[1]:
             raise ValueError(
                 f"samples={len(errors)}: must be at least {4 * errors.shape[1]} for {errors.shape[1]} levels"
             )
+        if not np.isfinite(errors).all():
+            raise ValueError("samples: one of the model's is not finite; the model or its sampler is broken")
         precision = np.linalg.inv(np.atleast_2d(np.cov(errors.T)))
         mean = errors.mean(0)
         return cls(mean, precision, np.sort(_distance(errors, mean, precision)))

@@ -21,6 +21,7 @@ in [-1, 1].
 
 import abc
 import dataclasses
+import hashlib
 import math
 
 import jax
@@ -137,7 +138,9 @@ class DiscreteVPSDE(_VariancePreserving):
             raise ValueError(f"betas: {len(self.betas)} numbers, must be at least one, each above 0 and below 1")
 
     def __repr__(self) -> str:
-        return f"DiscreteVPSDE({len(self.betas)} betas, {self.betas[0]:g} to {self.betas[-1]:g})"
+        # Kept programs are named by what they follow from as it is written: two chains may not be written alike.
+        all_of_them = hashlib.sha256(np.asarray(self.betas, np.float64).tobytes()).hexdigest()[:16]
+        return f"DiscreteVPSDE({len(self.betas)} betas, {self.betas[0]:g} to {self.betas[-1]:g}, {all_of_them})"
 
     @property
     def _knots(self) -> tuple[np.ndarray, np.ndarray]:

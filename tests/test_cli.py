@@ -97,7 +97,6 @@ BAD = {
     "sample @model --solver heun --corrector 0.16": "corrector=.*needs solver=Exponential",
     "sample @model --tolerance 0.01": r"--tolerance=0\.01: needs --solver heun or shark",
     "sample @model --solver shark --tolerance 0": r"--tolerance=0\.0: must be above 0 and finite",
-    "sample @model --solver heun --tolerance 1e-30 --stochasticity 0": "a value is NaN .* a tolerance too small",
     "sync @model @image.png --source a --target b --method fire_flow --solver heun": "solver='heun': is for",
     "sample @model --batch 0": "--batch=0: must be at least 1",
     "train @tiny.py": "data=.*empty.*has no image",
@@ -213,10 +212,11 @@ def test_a_sweep_is_the_same_seeds_at_each_strength(place, tmp_path, compilation
     assert (tmp_path / "alone" / "000004.png").read_bytes() == (out / "000004-0.834.png").read_bytes()
 
 
-def test_a_tolerance_solves_the_ode_from_any_first_step(place, tmp_path):
+def test_a_tolerance_solves_the_ode_from_any_first_step(place, tmp_path, capsys):
     """Heun with steps of its own choice is within 2 of 255 levels of 100 exponential steps.
 
-    Rejects a --tolerance that does not reach the sampler: 4 equal steps of Heun's method are 96 levels off.
+    Rejects a --tolerance that does not reach the sampler: 4 equal steps of Heun's method are 96 levels off. One that no
+    step is short enough for ends at once, and names the image.
     """
 
     def image(name, options):
@@ -226,6 +226,10 @@ def test_a_tolerance_solves_the_ode_from_any_first_step(place, tmp_path):
 
     fine, adaptive = image("fine", "--steps 100"), image("adaptive", "--steps 4 --solver heun --tolerance 0.002")
     np.testing.assert_allclose(adaptive, fine, atol=2.0)
+    words = f"sample @model --stochasticity 0 --solver heun --tolerance 1e-30 --out {tmp_path / 'none'}"
+    assert main(_words(place, words)) == 2
+    assert "error: 000000: images: a value is NaN or infinite: " in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_strokes(place, tmp_path):

@@ -43,6 +43,8 @@ def test_realism_is_uniform_over_the_samples_and_knows_no_units():
     assert realism(errors[:1] + 100.0)[0] == 0.0
     with pytest.raises(ValueError, match="samples=15: must be at least 16"):
         Realism.of(errors[:15])
+    with pytest.raises(ValueError, match="one of the model's is not finite"):  # its realism was 1 for every image
+        Realism.of(np.where(errors == errors[3, 1], np.nan, errors))
 
 
 def test_images_of_the_model_are_realistic_and_both_flat_and_rough_ones_are_not():

@@ -129,6 +129,13 @@ def test_a_discrete_chain_is_met_at_its_levels_and_lies_between_them():
     assert np.all((between > tau[:-1]) & (between < tau[1:]))
 
 
+def test_chains_of_the_same_ends_are_not_written_alike():
+    """Kept programs are named by what is written: diffusers' linear and scaled linear betas had one program."""
+    linear = tuple(np.linspace(1e-4, 0.02, 1000).tolist())
+    scaled = (linear[0], *(np.linspace(1e-2, 0.02**0.5, 1000)[1:-1] ** 2).tolist(), linear[-1])
+    assert repr(DiscreteVPSDE(linear)) == repr(DiscreteVPSDE(linear)) != repr(DiscreteVPSDE(scaled))
+
+
 def test_a_finer_chain_tends_to_the_continuous_process():
     """betas beta(t) / n: Song et al. 2021, appendix B. First order in 1 / n; betas at the wrong end of a step, too."""
     t, errors = np.linspace(0.1, 1.0, 10), []

@@ -15,6 +15,7 @@ At lam = 1 these are the posterior's (s^2 g + tau m) / (s^2 + tau) and k^2 tau +
 m + s (g - m) / sqrt(s^2 + tau) and s^2 tau / (s^2 + tau).
 """
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -158,3 +159,31 @@ def test_arguments_outside_their_range_are_refused_by_name_and_value(arguments, 
     with pytest.raises(ValueError) as error:  # noqa: PT011
         sj.sdedit(sj.GaussianDenoiser(VPSDE()), VPSDE(), arguments.pop("guide"), arguments.pop("keys"), **arguments)
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize("solver", [diffrax.Euler(), diffrax.Heun()], ids=["euler", "heun"])
+def test_an_edit_by_a_solver_of_diffrax_is_smooth_in_its_strength(solver):
+    """Every value begins at the strength itself. Rejects a beginning that is looked for at the time of a level of that
+    time: a rounding later for half of the strengths, which then lose the first call of the denoiser, 0.05 and more.
+    """
+    denoiser, sampler = sj.GaussianDenoiser(VPSDE(), M, S), Sampler(5, solver=solver, stochasticity=0.0)
+    strengths = np.linspace(0.59, 0.61, 9)
+    guide, keys = jnp.full((1, 2, 2, 1), G), KEYS[:1]
+    results = [
+        float(sj.sdedit(denoiser, VPSDE(), guide, keys, strength=strength, sampler=sampler).mean())
+        for strength in strengths
+    ]
+    assert np.max(np.abs(np.diff(results, 2))) < 1e-4, results
+
+
+def test_an_adaptive_solver_arrives_from_every_strength_however_small():
+    """Below the smallest level there is a rounding of the clock to go, after which diffrax finds its next step short:
+    a sixth of these strengths would be nan.
+    """
+    steps = diffrax.PIDController(rtol=0.01, atol=0.01, dtmin=1e-6, force_dtmin=False)
+    sampler = Sampler(20, "edm", diffrax.Heun(), 0.0, steps)
+    denoiser, guide = sj.GaussianDenoiser(RectifiedFlow(), M, S), jnp.full((1, 2, 2, 1), G)
+    for strength in np.linspace(1e-4, 9e-3, 60):
+        result = sj.sdedit(denoiser, RectifiedFlow(), guide, KEYS[:1], strength=strength, sampler=sampler)
+        # Noise of at most the strength is added, and at most taken away.
+        np.testing.assert_allclose(result, G, atol=6.0 * strength)
