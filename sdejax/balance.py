@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from sdejax.images import check_finite
-
 _HALVINGS = 10
 
 
@@ -89,7 +87,8 @@ def smallest_strength(
 def _tried(edit: Callable[[float], np.ndarray], strength: float) -> np.ndarray:
     """The result at a strength: one with NaN would compare as far from everything, or as near."""
     result = np.asarray(edit(strength))
-    check_finite(result)
+    if not np.isfinite(result).all():
+        raise ValueError(f"strength={strength:g}: a value of the result is NaN or infinite")
     return result
 
 

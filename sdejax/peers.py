@@ -1,18 +1,27 @@
 """What the processes of a run tell each other beside their work: a plan that all follow, how far each is, who is lost.
 
 It goes through the coordinator of `jax.distributed`, never through the devices, so that nobody waits in a collective
-for one that is gone. A run of one process has no others, and everything here is at once and by itself.
+for one that is gone. Each process says every second that it is there; process 0 sees who does not, and tells the others
+why all have to end. A run of one process has no others, and everything here is at once and by itself.
 """
 
+import atexit
 import contextlib
+import itertools
 import json
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 
+from sdejax.processes import silence_within
+
 _EVERY = 0.2  # seconds between questions while waiting
+_BEAT = 1.0  # seconds between two signs of life
 
 
 class PeersGone(ValueError):
@@ -29,8 +38,13 @@ class Peers:
     def __init__(self, timeout: int):
         from jax._src.distributed import global_state  # jax has no public way to its store of keys and values
 
-        self.index, self.count, self.timeout = jax.process_index(), jax.process_count(), timeout
-        self._store = global_state.client if self.count > 1 else None
+        # Not from jax.process_index: that would wait for the devices.
+        self._store = global_state.client
+        self.index, self.count = 0, 1
+        if self._store is not None:
+            self.index, self.count = global_state.process_id, global_state.num_processes
+        self.timeout, self.silence = timeout, silence_within(timeout)
+        self._beats: dict[int, tuple[Any, float]] = {i: (None, time.monotonic()) for i in range(self.count)}
 
     def agree(self, name: str, decide: Callable[[], Any]) -> Any:
         """What `decide()` of process 0 returned, of JSON, on all processes; and what it raised, as `ValueError`.
@@ -48,7 +62,7 @@ class Peers:
             self._store.key_value_set(f"{name}/0", json.dumps({"value": value}))
             return value
         until = time.monotonic() + self.timeout
-        while not (said := dict(self._listed(f"{name}/"))):
+        while not (said := self._listed(f"{name}/")):
             if time.monotonic() > until:
                 raise ValueError(f"timeout={self.timeout}: process 0 took longer to say its {name}")
             time.sleep(_EVERY)
@@ -58,41 +72,127 @@ class Peers:
         return answer["value"]
 
     def tell(self, report: dict[str, Any]) -> None:
-        """Say how far this process is. `report["over"]` says that it will not say more."""
-        if self._store is not None:
-            with _answered():
-                self._store.key_value_set(f"report/{self.index}", json.dumps(report), allow_overwrite=True)
+        """Say how far this process is.
+
+        `report["over"]` says that it will not say more, `report["stopped"]` why it ends before the work does, or "".
+        """
+        self._set(f"report/{self.index}", report)
 
     def reports(self) -> dict[int, dict[str, Any]]:
         """What the others said last, by their index."""
-        said = {int(key): report for key, report in self._listed("report/")}
+        said = {int(key): report for key, report in self._listed("report/").items()}
         return {index: report for index, report in said.items() if index != self.index}
 
-    def lost(self) -> list[int]:
-        """The others that have gone without having said that it was over: known within a minute, or the time limit."""
-        there, reports = self._there(), self.reports()
-        return [i for i in range(self.count) if i not in there and not reports.get(i, {}).get("over")]
+    def gone(self) -> list[int]:
+        """The others without a sign of life for `silence` seconds that had not said it was over. For process 0."""
+        now, beats, reports = time.monotonic(), self._listed("beat/"), self.reports()
+        for index, (beat, _) in self._beats.items():
+            if beats.get(str(index)) != beat:
+                self._beats[index] = beats[str(index)], now
+        quiet = [index for index, (_, since) in self._beats.items() if now - since > self.silence]
+        return [index for index in quiet if index != self.index and not reports.get(index, {}).get("over")]
+
+    def trouble(self) -> str:
+        """Why all have to end before the work does, or "". Process 0 finds out, the others hear it from there."""
+        if self._store is None:
+            return ""
+        if self.index > 0:
+            return self._listed("end/").get("0", "")
+        if stopped := [report["stopped"] for report in self.reports().values() if report.get("stopped")]:
+            return stopped[0]
+        names = ", ".join(map(str, self.gone()))
+        return f"process {names} of {self.count} is gone" if names else ""
+
+    def end(self, why: str) -> None:
+        """Tell the others that they have to end, and why. Process 0 is who they listen to."""
+        if self.index == 0:
+            self._set("end/0", why)
+
+    def bring_up_devices(self) -> None:
+        """Wait for this process's devices, with a sign of life each second from now on.
+
+        On CPUs and GPUs each process is told of the others' devices: where one has gone meanwhile, jax would wait for
+        two minutes and name nobody. Here this process ends within `silence`, or the time limit, in a sentence.
+
+        **Raises:** `ValueError` where they do not come up.
+        """
+        up = threading.Event()
+        if self._store is not None:
+            _begin_beating(self._store, self.index)
+            threading.Thread(target=self._end_without, args=(up,), name="devices", daemon=True).start()
+        try:
+            jax.local_devices()
+        except RuntimeError as error:
+            raise ValueError(f"devices: {str(error).partition(chr(10))[0]}") from None
+        finally:
+            up.set()
+
+    def _end_without(self, up: threading.Event) -> None:
+        began = time.monotonic()
+        while not up.wait(_BEAT):
+            try:
+                why = self.trouble()
+                if not why and time.monotonic() - began > self.timeout:
+                    why = f"the devices of all processes have not come up within {self.timeout} seconds"
+                if not why:
+                    continue
+                self.end(why)
+            except PeersGone as error:
+                why = str(error)
+            print(f"error: {why}; the same command makes what is missing", file=sys.stderr, flush=True)
+            if self.index == 0:
+                time.sleep(3.0 * _BEAT)  # the others ask each second
+            os._exit(1)
 
     def leave(self) -> None:
         """End the connection, process 0 as the last: it waits for the others, no longer than the time limit."""
         if self._store is None:
             return
-        until = time.monotonic() + self.timeout
-        while self.index == 0 and len(self._there()) > 1 and time.monotonic() < until:
-            time.sleep(_EVERY)
+        if self.index == 0:
+            # It answers when none but this process is connected, and has no limit of its own.
+            asked = threading.Thread(target=self._others_disconnect, name="leave", daemon=True)
+            asked.start()
+            asked.join(max(self.timeout, self.silence) + _BEAT)
+            if asked.is_alive():  # one of them hangs, as was said; a connection cannot be ended over a question
+                sys.stdout.flush()
+                os._exit(1)
+        _stop_beating()
         jax.distributed.shutdown()
 
-    def _there(self) -> set[int]:
-        if self._store is None:
-            return {0}
-        with _answered():
-            return {self.index, *self._store.get_live_nodes(list(range(self.count)))}
+    def _others_disconnect(self) -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._store.get_live_nodes(list(range(self.count)))  # pyright: ignore[reportOptionalMemberAccess]
 
-    def _listed(self, folder: str) -> list[tuple[str, Any]]:
+    def _set(self, key: str, value: Any) -> None:
+        if self._store is not None:
+            with _answered():
+                self._store.key_value_set(key, json.dumps(value), allow_overwrite=True)
+
+    def _listed(self, folder: str) -> dict[str, Any]:
         if self._store is None:
-            return []
+            return {}
         with _answered():
-            return [(key.rpartition("/")[2], json.loads(value)) for key, value in self._store.key_value_dir_get(folder)]
+            return {key.rpartition("/")[2]: json.loads(value) for key, value in self._store.key_value_dir_get(folder)}
+
+
+_no_more = threading.Event()
+_beating: threading.Thread | None = None
+
+
+def _begin_beating(store: Any, index: int) -> None:
+    """A sign of life each second, until the connection ends."""
+    global _beating
+
+    def beat() -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: who asks it next will say so
+            for number in itertools.count():
+                store.key_value_set(f"beat/{index}", str(number), allow_overwrite=True)
+                if _no_more.wait(_BEAT):
+                    return
+
+    _beating = threading.Thread(target=beat, name="beat", daemon=True)
+    _beating.start()
+    atexit.register(_stop_beating)  # before the interpreter is torn down around the thread
 
 
 @contextlib.contextmanager
@@ -101,3 +201,9 @@ def _answered() -> Iterator[None]:
         yield
     except jax.errors.JaxRuntimeError:
         raise PeersGone("process 0, which coordinates the others, does not answer") from None
+
+
+def _stop_beating() -> None:
+    _no_more.set()
+    if _beating is not None:
+        _beating.join(5.0 * _BEAT)

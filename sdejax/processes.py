@@ -73,17 +73,26 @@ def start_processes(
         jax.config.update("jax_enable_recoverability", True)
         # CPU devices would be joined by Gloo, which none of them needs, and which speaks on standard output.
         jax.config.update("jax_cpu_collectives_implementation", None)
+        # It would take a scheduler's signal to stop, for a barrier of all at some later step.
+        jax.config.update("jax_enable_preemption_service", False)
     try:
         with aborts_explained(processes.timeout, _GONE[independent]), _registered_within(processes.timeout):
             jax.distributed.initialize(
                 *explicit,
                 # What ends the wait is the coordinator's limit, which knows who is missing.
                 initialization_timeout=processes.timeout + 10,
-                heartbeat_timeout_seconds=max(10, min(60, processes.timeout) if independent else processes.timeout),
+                heartbeat_timeout_seconds=(
+                    silence_within(processes.timeout) if independent else max(10, processes.timeout)
+                ),
                 shutdown_timeout_seconds=processes.timeout,
             )
     except Exception as error:  # jaxlib has several kinds
         raise ValueError(f"{names[0]}={coordinator!r}: the processes did not find each other ({error})") from None
+
+
+def silence_within(seconds: int) -> int:
+    """Seconds without a sign of life after which an independent process is taken for gone: the limit, from 10 to 60."""
+    return max(10, min(60, seconds))
 
 
 @contextlib.contextmanager

@@ -164,7 +164,7 @@ def _told_to_stop(progress: Progress) -> Iterator[None]:
 
     def stop(_number: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        progress.stop("asked to stop")
+        progress.stop("asked to stop", f"process {progress.peers.index} of {progress.peers.count} was asked to stop")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -253,19 +253,24 @@ class _Maker:
 
 
 def _await_others(progress: Progress, peers: Peers) -> None:
-    """Wait until the other processes are through or lost; no longer than the time limit while none gets on."""
+    """Wait until the other processes are through or gone; no longer than the time limit while none gets on."""
     before, since = None, time.monotonic()
-    while not progress.stopping:
-        reports = peers.reports()
-        if all(reports.get(index, {}).get("over") for index in range(1, peers.count)):
-            return
+    while True:
+        reports, gone = peers.reports(), peers.gone()
+        left = [i for i in range(1, peers.count) if i not in gone and not reports.get(i, {}).get("over")]
+        if not left:
+            break
         now = {index: report["done"] + report["skipped"] for index, report in reports.items()}
         if now != before:
             before, since = now, time.monotonic()
         if time.monotonic() - since > peers.timeout:
-            slow = ", ".join(str(i) for i in range(1, peers.count) if not reports.get(i, {}).get("over"))
-            progress.stop(f"process {slow} has made nothing for {peers.timeout} seconds")
+            progress.stop(f"process {', '.join(map(str, left))} has made nothing for {peers.timeout} seconds")
+            break
         time.sleep(0.2)
+    if not progress.stopping and (why := peers.trouble()):
+        progress.stop(why)
+    if progress.stopping:
+        peers.end(progress.elsewhere)
 
 
 def _conclude(folder: Folder, job: Job, sink: Sink, maker: _Maker, peers: Peers) -> None:

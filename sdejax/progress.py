@@ -1,5 +1,6 @@
 """How far a run is, over all its processes: a bar on a terminal, plain lines elsewhere, JSON for machines."""
 
+import contextlib
 import json
 import sys
 import threading
@@ -15,14 +16,15 @@ _LOOK, _SAY = 1.0, 10.0  # seconds between looks, and between plain lines
 class Progress:
     """What is done, of `total` over all processes, told by a thread of its own while the body of a `with` works.
 
-    `stopping` is "" or why this process has to stop in order: another one is lost. `over` says that its work is done.
+    `stopping` is "" or why this process has to stop in order: another one is lost, or somebody asked; `elsewhere` is
+    how that reads in another process. `over` says that its work is done.
     """
 
     def __init__(self, total: int, devices: int, peers: Peers, as_json: bool):
         self.total, self.devices, self.peers, self.as_json = total, devices, peers, as_json
         self.clock = DeviceClock()
         self.done = self.skipped = self.failed = 0
-        self.stopping, self.over = "", False
+        self.stopping, self.elsewhere, self.over = "", "", False
         self.started = time.perf_counter()
         self._said = self.started
         self._end = threading.Event()
@@ -42,9 +44,14 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
         self._end.set()
         self._thread.join()
+        if error is not None and not isinstance(error, PeersGone):
+            self.elsewhere = f"process {self.peers.index} of {self.peers.count} has ended: {error or 'stopped'}"
+            with contextlib.suppress(PeersGone):
+                self.peers.tell(self.report())
+                self.peers.end(self.elsewhere)
         if self._bar is not None:
             self._look()
             self._bar.stop()
@@ -67,11 +74,12 @@ class Progress:
             "busy": self.clock.busy * self.devices,
             "seconds": seconds * self.devices,
             "over": self.over,
+            "stopped": self.elsewhere,
         }
 
-    def stop(self, why: str) -> None:
-        """Say why this process has to end before the work does; it ends in order."""
-        self.stopping = why
+    def stop(self, why: str, elsewhere: str = "") -> None:
+        """Say why this process has to end before the work does, and how that reads `elsewhere`; it ends in order."""
+        self.stopping, self.elsewhere = why, elsewhere or why
         self.say(f"error: {why}; the same command makes what is missing")
 
     def _run(self) -> None:
@@ -83,10 +91,11 @@ class Progress:
                 return
 
     def _look(self) -> None:
+        if not self.stopping and (why := self.peers.trouble()):
+            self.stop(why)
         self.peers.tell(self.report())
-        if not self.stopping and (lost := self.peers.lost()):
-            names = ", ".join(map(str, lost))
-            self.stop(f"process {names} of {self.peers.count} is gone")
+        if self.stopping:
+            self.peers.end(self.elsewhere)
         if self.peers.index == 0:
             self._show([self.report(), *self.peers.reports().values()])
 

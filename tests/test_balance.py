@@ -58,8 +58,14 @@ def test_the_weakest_edit_that_is_realistic_enough_just_is():
         (lambda: smallest_strength(edit, lambda image: 0.2, 0.5), "realism=0.5: at strength 1 it is 0.20"),
         (lambda: smallest_strength(edit, lambda image: 0.2, 1.0), "realism=1.0: must be in (0, 1)"),
         # NaN compares as too far, and as no less realistic: both would have moved the strength without a word.
-        (lambda: largest_strength(lambda strength: GUIDE * np.nan, GUIDE, 0.1), "images: a value is NaN"),
-        (lambda: smallest_strength(lambda strength: GUIDE * np.nan, lambda image: 0.9, 0.5), "images: a value is NaN"),
+        (
+            lambda: largest_strength(lambda strength: GUIDE * np.nan, GUIDE, 0.1),
+            "strength=1: a value of the result is NaN",
+        ),
+        (
+            lambda: smallest_strength(lambda strength: GUIDE * np.nan, lambda image: 0.9, 0.5),
+            "strength=1: a value of the",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_one_sentence(call, said):

@@ -181,6 +181,53 @@ def test_one_that_never_comes_is_named(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+# Another process of the run that ends, or hangs, as soon as it has joined.
+JOINED = """
+import os, sys, time
+from sdejax.peers import Peers
+from sdejax.processes import Processes, start_processes
+start_processes(Processes("auto", sys.argv[1], 2, 1, 10), independent=True)
+if sys.argv[2] == "ends":
+    os._exit(0)
+Peers(10).bring_up_devices()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "told"), [("ends", "process 1 of 2 is gone"), ("hangs", "process 1 has made nothing for 10 seconds")]
+)
+def test_one_that_joined_and_does_nothing_is_named_within_the_limit(model, tmp_path, other, told):
+    """jax waits two minutes for the devices of one that has ended, and for ever for the answer of one that hangs."""
+    where = f"127.0.0.1:{free_port()}"
+    silent = on_fake_devices(1, [sys.executable, "-c", JOINED, where, other])
+    words = ["--coordinator", where, "--processes", 2, "--process-id", 0, "--timeout", 10, "--format", "tar"]
+    began = time.monotonic()
+    process = started(*sample(model, tmp_path / "out", "--seeds", "0-7", *words))
+    _, said = process.communicate(timeout=100)
+    seconds = time.monotonic() - began
+    silent.kill()
+    silent.communicate()
+    assert process.returncode == 1 and said.count("error: ") == 1 and f"error: {told}; the same command makes what is missing" in said, said
+    assert "Traceback" not in said and seconds < 60.0
+
+
+def test_where_one_is_told_to_stop_all_end_in_order_and_say_which(model, tmp_path):
+    pair = together(2, *sample(model, tmp_path, "--seeds", "0-199999", "--shard-size", 40))
+    while not list(tmp_path.glob("*.tar")):
+        assert all(process.poll() is None for process in pair), pair[0].communicate()
+        time.sleep(0.05)
+    pair[1].terminate()
+    said = [process.communicate(timeout=60)[1] for process in pair]
+    assert [process.returncode for process in pair] == [1, 1], said
+    assert "error: process 1 of 2 was asked to stop; the same command makes what is missing" in said[0]
+    assert "error: asked to stop; " in said[1]
+    assert not list(tmp_path.glob(".*"))  # both have finished their shards
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {entry["file"] for entry in manifest["finished"]} == {path.name for path in tmp_path.glob("*.tar")}
+    assert {entry["images"] for entry in manifest["finished"]} == {40} and not manifest["complete"]
+
+
 def test_told_to_stop_it_finishes_its_shard(model, tmp_path):
     process = started(*sample(model, tmp_path, "--seeds", "0-199999", "--shard-size", 40))
     while not list(Path(tmp_path).glob("*.tar")):

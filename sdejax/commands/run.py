@@ -108,6 +108,7 @@ def start(command: Any) -> None:
     **Raises:** `ValueError` for an option outside its range.
     """
     run: Run = command.run
+    from sdejax.peers import Peers
     from sdejax.processes import Processes, start_processes
 
     for name in ("batch", "shard_size", "timeout"):
@@ -118,6 +119,7 @@ def start(command: Any) -> None:
         independent=True,
         names=("--coordinator", "--processes", "--process-id"),
     )
+    Peers(run.timeout).bring_up_devices()
     images = min(size_of(seed_spans(run.seeds)), run.batch)
     _take_programs(run.cache, f"{type(command).__name__} {command.snapshot} {images}")
 
