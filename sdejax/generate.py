@@ -24,6 +24,7 @@ from sdejax.parallel import image_mesh, spread
 from sdejax.programs import kept_programs
 from sdejax.sample import keys, sample
 from sdejax.sampler import Sampler
+from sdejax.spans import BATCH
 
 T = TypeVar("T")
 _AHEAD = 2  # batches that the devices have been given beyond the one whose results are awaited
@@ -58,7 +59,7 @@ def generate(
     guidance: ArrayLike | None = None,
     negative: str = "",
     sampler: Sampler | None = None,
-    batch: int = 32,
+    batch: int = BATCH,
     devices: Sequence[Any] | None = None,
     clock: DeviceClock | None = None,
 ) -> Iterator[tuple[list[int], np.ndarray]]:
@@ -71,7 +72,8 @@ def generate(
     - `prompt`: a text for all, or one for each seed. `guidance`, `negative`: as in `Model.denoiser`.
     - `sampler`: steps, grid, solver, stochasticity.
     - `batch`: images that a device computes at once. An image is its seed: bit for bit the same wherever this is the
-      same (on one kind of hardware), and to 1e-5 otherwise. The last batch is filled up, and compiles nothing.
+      same (from 2 on, on one kind of hardware, to which on a CPU the number of XLA's threads belongs), and to 1e-5
+      otherwise. The last batch is filled up, and compiles nothing.
     - `devices`: some of `jax.local_devices()`, by default all.
     - `clock`: a `DeviceClock`, told when the devices work.
 

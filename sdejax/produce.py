@@ -28,7 +28,7 @@ from sdejax.progress import Progress, summary, tell
 from sdejax.shards import Row, read_manifest
 from sdejax.sheet import Sheet, reduced, write_sheet
 from sdejax.sinks import PictureSink, ShardSink, Sink
-from sdejax.spans import Span, blocks, size_of
+from sdejax.spans import BATCH, Span, blocks, size_of
 from sdejax.storage import Folder
 from sdejax.writing import Writer
 
@@ -91,7 +91,7 @@ def produce(command: Any, model: Any, job: Job) -> int:
     """
     run, devices = command.run, len(jax.local_devices())
     # The batch is that of the whole job: what is left of it then runs the program that the rest ran.
-    per_device = min(run.batch, max(1, -(-job.largest // (devices * jax.process_count()))))
+    per_device = run.batch or min(BATCH, max(1, -(-job.largest // (devices * jax.process_count()))))
     if run.warmup:
         return _warm_up(command, model, job, per_device)
     peers, folder = Peers(run.timeout), Folder.open(run.out)
@@ -201,6 +201,9 @@ class _Maker:
             with contextlib.suppress(BaseException):  # what is made is written, however it ends
                 writer.close()
             self.sink.abandon()
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+                said = str(error).partition("\n")[0]
+                raise ValueError(f"--batch={batch}: is too large for the memory of a device ({said})") from None
             if isinstance(error, OSError):
                 where = f"out={self.command.run.out!r}: cannot be written ({error.strerror or error})"
                 raise ValueError(f"{where}; what is there is kept, and the same command goes on") from None

@@ -32,6 +32,7 @@ from sdejax.ahead import Ahead
 from sdejax.storage import Folder
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
+_FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "EQX_ON_ERROR", "NPROC")
 # Settings of jax that change no program.
 _BESIDE = re.compile("cache|recoverab|cpu_collectives|log_compiles|logging_level")
 _UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
@@ -211,7 +212,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{device.platform} {device.client.platform_version}",
         "devices": f"{jax.local_device_count()} {device.device_kind}",
         "processor": _processor() if device.platform == "cpu" else "",
-        "flags": {name: os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "EQX_ON_ERROR")},
+        "flags": {name: os.environ.get(name, "") for name in _FLAGS},
         "settings": {name: repr(value) for name, value in jax.config.values.items() if not _BESIDE.search(name)},
     }
 

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
+BATCH = 32  # numbers whose images a device computes at once, where nothing else is said
+
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Span:

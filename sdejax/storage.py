@@ -56,21 +56,24 @@ class Folder:
                 self.remove(name)
 
     def _listed(self) -> dict[str, int]:
-        try:
-            found = self.files.ls(self.path, detail=True, refresh=True)
-        except TypeError:  # a file system without a cache of its listings
-            found = self.files.ls(self.path, detail=True)
-        except FileNotFoundError:
-            return {}
+        with _errors_of_the_system():
+            try:
+                found = self.files.ls(self.path, detail=True, refresh=True)
+            except TypeError:  # a file system without a cache of its listings
+                found = self.files.ls(self.path, detail=True)
+            except FileNotFoundError:
+                return {}
         return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
 
     def read(self, name: str) -> bytes:
         """**Raises:** `FileNotFoundError`."""
-        return self.files.cat_file(f"{self.path}/{name}")
+        with _errors_of_the_system():
+            return self.files.cat_file(f"{self.path}/{name}")
 
     def remove(self, name: str) -> None:
         """**Raises:** `FileNotFoundError`."""
-        self.files.rm(f"{self.path}/{name}")
+        with _errors_of_the_system():
+            self.files.rm(f"{self.path}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         """**Raises:** `OSError` where it cannot be written."""
@@ -82,14 +85,16 @@ class Folder:
         """A file to write from its beginning to its end; it has its name once the body has ended well."""
         part = f"{self.path}/.{name}.{uuid.uuid4().hex}.part"
         try:
-            with self.files.open(part, "wb") as file:
-                yield file
-            try:
-                self.files.mv(part, f"{self.path}/{name}")
-            except FileNotFoundError:
-                raise OSError(f"{name} was taken away half-written, as another run does that begins there") from None
+            with _errors_of_the_system():
+                with self.files.open(part, "wb") as file:
+                    yield file
+                try:
+                    self.files.mv(part, f"{self.path}/{name}")
+                except FileNotFoundError:
+                    told = "was taken away half-written, as another run does that begins there"
+                    raise OSError(f"{name} {told}") from None
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 self.files.rm(part)
             raise
 
@@ -104,10 +109,11 @@ class Folder:
             missing.append(path)
             path = path.rpartition("/")[0]
         try:
-            self.files.makedirs(self.path, exist_ok=True)
-            probe = f"{self.path}/.writable-{uuid.uuid4().hex}"  # of this process alone, and nothing to sweep
-            self.files.pipe_file(probe, b"")
-            self.files.rm(probe)
+            with _errors_of_the_system():
+                self.files.makedirs(self.path, exist_ok=True)
+                probe = f"{self.path}/.writable-{uuid.uuid4().hex}"  # of this process alone, and nothing to sweep
+                self.files.pipe_file(probe, b"")
+                self.files.rm(probe)
         except OSError as error:
             raise ValueError(f"--out={self.shown!r}: cannot be written ({error.strerror or error})") from None
         try:
@@ -117,3 +123,15 @@ class Folder:
                 for folder in missing:
                     self.files.rmdir(folder)
             raise
+
+
+@contextlib.contextmanager
+def _errors_of_the_system() -> Iterator[None]:
+    """What a bucket's client raises of its own (no rights, no network, no credentials) as the `OSError` that it is."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__ == "builtins" or isinstance(error, (OSError, ValueError)):
+            raise
+        text = " ".join(str(error).split())
+        raise OSError(f"{type(error).__name__}: {text}") from error

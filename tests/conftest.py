@@ -20,8 +20,6 @@ if "xla_backend_optimization_level" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_QUICK]).strip()
 
 os.environ["SDEJAX_CACHE"] = "none"  # what one test compiles must not hide another's faults
-# XLA takes a thread for each core or each device, whichever are more, and sums in another order with more threads.
-os.environ["NPROC"] = "4"
 
 # Tracing makes many objects that live on, and looking for garbage among them was a twelfth of the time.
 gc.set_threshold(100_000, 50, 100)

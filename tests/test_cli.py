@@ -1,10 +1,12 @@
 """The commands as a person types them: what they write, and one sentence for what they refuse."""
 
+import importlib.util
 import json
 import re
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 import sdejax as sj
@@ -134,6 +136,32 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(place, line, capsys, t
     assert said[0].startswith("error: ")
     assert sorted(place.rglob("*")) == before
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("verb", ["sample @model", "edit @model @image.png"])
+def test_parquet_without_its_library_is_one_sentence_before_anything_is_made(
+    place, tmp_path, capsys, monkeypatch, verb
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "pyarrow" else found(name, *_))
+    assert main(_words(place, f"{verb} --format parquet --out {tmp_path / 'out'}")) == 2
+    assert capsys.readouterr().err.startswith("error: --format='parquet': needs pyarrow")
+    assert not (tmp_path / "out").exists()
+
+
+class NoCredentials(Exception):
+    """A bucket's client has errors of its own."""
+
+
+@pytest.mark.parametrize("method", ["pipe_file", "ls", "open"])
+def test_what_a_buckets_client_raises_is_one_sentence(place, capsys, monkeypatch, method):
+    def refuse(*_, **__):
+        raise NoCredentials("no rights to\nbucket")
+
+    monkeypatch.setattr(MemoryFileSystem, method, refuse)
+    assert main(_words(place, "sample @model --steps 1 --format tar --out memory://bucket/out")) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "of 1 images" not in line]
+    assert said.startswith("error: ") and "NoCredentials: no rights to bucket" in said
 
 
 def test_seeds():

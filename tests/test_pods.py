@@ -18,6 +18,7 @@ import sdejax as sj
 from sdejax.checkpoint import save
 from sdejax.cli import main
 from sdejax.images import to_image
+from sdejax.programs import keep_programs
 from tests.tiny import PROMPTS, tiny_model
 from tests.train_run import free_port, on_fake_devices
 
@@ -121,6 +122,14 @@ def test_another_batch_is_the_same_to_a_hundred_thousandth_and_more_seeds_go_on(
         assert np.abs(found[key].astype(int) - image).max() <= 1
 
 
+def test_a_batch_that_is_given_stays_on_any_number_of_devices(model, tmp_path, capsys):
+    """Rejects a batch cut to the one image that each of four devices needs: other images in the last bits."""
+    words = ["--seeds", "0-2", "--cache", tmp_path / "programs", "--warmup", "--json"]
+    assert main(sample(model, tmp_path / "out", *words)) == 0
+    keep_programs("none")
+    assert json.loads(capsys.readouterr().out)["images_at_once"] == 2 * len(jax.devices())
+
+
 def test_another_job_in_the_same_folder_is_refused(model, tmp_path, capsys):
     how = ("--seeds", "0-3", "--format", "tar")
     assert main(sample(model, tmp_path, *how)) == 0
@@ -208,7 +217,8 @@ def test_one_that_joined_and_does_nothing_is_named_within_the_limit(model, tmp_p
     seconds = time.monotonic() - began
     silent.kill()
     silent.communicate()
-    assert process.returncode == 1 and said.count("error: ") == 1 and f"error: {told}; the same command makes what is missing" in said, said
+    assert process.returncode == 1 and said.count("error: ") == 1, said
+    assert f"error: {told}; the same command makes what is missing" in said
     assert "Traceback" not in said and seconds < 60.0
 
 

@@ -1,16 +1,18 @@
 """What the verbs that make images share: their options, seeds and sampler."""
 
 import dataclasses
+import importlib.util
 import math
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from sdejax.spans import Span, size_of
+from sdejax.spans import BATCH, Span, size_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +37,8 @@ class Run:
     """Steps of heun or shark as long as this error in a step allows, such as 0.01, for each image."""
     corrector: float | None = None
     """Signal-to-noise ratio of a Langevin step before each step, such as 0.16; costs a second evaluation."""
-    batch: int = 32
-    """How many images a device computes at once."""
+    batch: int | None = None
+    """How many images a device computes at once; by default 32, or fewer where that is enough for all."""
     format: Literal["png", "tar", "parquet"] | None = None
     """A PNG and a JSON for each image, or shards of many: tar as WebDataset has it, or parquet. By default PNG up to
     10,000 images, else tar.
@@ -60,6 +62,10 @@ class Run:
     timeout: int = 300
     """Seconds that a process waits for the others before it stops."""
 
+
+# XLA's threads on a CPU are as many as its cores or its devices, whichever are more, and how sums are cut follows their
+# number. With fewer cores than this, images of several devices would differ from those of one in their last bits.
+_THREADS = 4
 
 Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
 Picture = Annotated[Positional[str], tyro.conf.arg(metavar="PICTURE")]
@@ -112,15 +118,19 @@ def start(command: Any) -> None:
     from sdejax.processes import Processes, start_processes
 
     for name in ("batch", "shard_size", "timeout"):
-        if getattr(run, name) < 1:
+        if getattr(run, name) is not None and getattr(run, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(run, name)}: must be at least 1")
+    if run.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ValueError("--format='parquet': needs pyarrow, which is not installed: pip install 'sdejax[data]'")
+    if (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) < _THREADS:
+        os.environ.setdefault("NPROC", str(_THREADS))
     start_processes(
         Processes("auto", run.coordinator, run.processes, run.process_id, run.timeout),
         independent=True,
         names=("--coordinator", "--processes", "--process-id"),
     )
     Peers(run.timeout).bring_up_devices()
-    images = min(size_of(seed_spans(run.seeds)), run.batch)
+    images = run.batch or min(size_of(seed_spans(run.seeds)), BATCH)
     _take_programs(run.cache, f"{type(command).__name__} {command.snapshot} {images}")
 
 
