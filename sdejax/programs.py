@@ -34,7 +34,7 @@ from sdejax.storage import Folder
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "EQX_ON_ERROR", "NPROC")
 # Settings of jax that change no program.
-_BESIDE = re.compile("cache|recoverab|cpu_collectives|log_compiles|logging_level")
+_BESIDE = re.compile("cache|recoverab|preemption|cpu_collectives|log_compiles|logging_level")
 _UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
 T = TypeVar("T")
 _DIGEST = hashlib.sha256().digest_size

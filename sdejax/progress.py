@@ -48,7 +48,8 @@ class Progress:
         self._end.set()
         self._thread.join()
         if error is not None and not isinstance(error, PeersGone):
-            self.elsewhere = f"process {self.peers.index} of {self.peers.count} has ended: {error or 'stopped'}"
+            said = str(error).partition(";")[0] or "stopped"
+            self.elsewhere, self.over = f"process {self.peers.index} of {self.peers.count} has ended: {said}", True
             with contextlib.suppress(PeersGone):
                 self.peers.tell(self.report())
                 self.peers.end(self.elsewhere)

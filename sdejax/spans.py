@@ -1,5 +1,6 @@
 """Whole numbers in spans: many seeds, or places in a manifest, without a list of them."""
 
+import bisect
 import dataclasses
 from collections.abc import Iterable, Iterator
 
@@ -43,14 +44,13 @@ def merged(spans: Iterable[Span]) -> list[Span]:
 def without(wanted: Iterable[Span], done: Iterable[Span]) -> list[Span]:
     """The numbers of `wanted` that are not in `done`."""
     left, gone = [], merged(done)
+    lasts = [other.last for other in gone]
     for span in merged(wanted):
-        first = span.first
-        for other in gone:
-            if other.last < first or other.first > span.last:
-                continue
-            if other.first > first:
-                left.append(Span(first, other.first - 1))
-            first = other.last + 1
+        first, at = span.first, bisect.bisect_left(lasts, span.first)
+        while at < len(gone) and gone[at].first <= span.last:
+            if gone[at].first > first:
+                left.append(Span(first, gone[at].first - 1))
+            first, at = gone[at].last + 1, at + 1
         if first <= span.last:
             left.append(Span(first, span.last))
     return left

@@ -131,7 +131,8 @@ def _errors_of_the_system() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if type(error).__module__ == "builtins" or isinstance(error, (OSError, ValueError)):
+        ours = type(error).__module__.partition(".")[0] in ("builtins", "sdejax")
+        if ours or isinstance(error, (OSError, ValueError)):
             raise
         text = " ".join(str(error).split())
         raise OSError(f"{type(error).__name__}: {text}") from error

@@ -210,7 +210,7 @@ def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, t
     assert run("sample", snapshot, "--batch", "2", "--out", str(tmp_path / "2"), "--seeds", "7") == 1
     found = kept_programs()
     assert found is not None and (found.compiled, found.loaded) == (0, 2)  # the images, and their keys
-    assert run("sample", snapshot, "--batch", "2", "--out", str(tmp_path / "3"), "--seeds", "0-9") == 2
+    assert run("sample", snapshot, "--batch", "3", "--out", str(tmp_path / "3")) == 2
     assert run("edit", snapshot, str(tmp_path / "a.png"), "--out", str(tmp_path / "4")) == 3
 
 
