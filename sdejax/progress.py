@@ -28,6 +28,7 @@ class Progress:
         self.started = time.perf_counter()
         self._said = self.started
         self._end = threading.Event()
+        self._first = threading.RLock()  # a signal's handler may come while its own thread holds it
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._bar: Any = None
 
@@ -80,7 +81,10 @@ class Progress:
 
     def stop(self, why: str, elsewhere: str = "") -> None:
         """Say why this process has to end before the work does, and how that reads `elsewhere`; it ends in order."""
-        self.stopping, self.elsewhere = why, elsewhere or why
+        with self._first:  # two threads may find the same
+            if self.stopping:
+                return
+            self.stopping, self.elsewhere = why, elsewhere or why
         self.say(f"error: {why}; the same command makes what is missing")
 
     def _run(self) -> None:

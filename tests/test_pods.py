@@ -3,7 +3,9 @@
 import hashlib
 import io
 import json
+import os
 import signal
+import subprocess
 import sys
 import tarfile
 import time
@@ -177,6 +179,18 @@ def test_one_that_is_lost_is_named_and_the_others_end_in_order(model, tmp_path):
     assert len(list((tmp_path / "out").glob(".*"))) <= 1  # that of the killed process
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["images"] > 0 and not manifest["complete"]
+
+
+def test_devices_that_are_not_there_are_one_sentence(model, tmp_path):
+    words = sample(model, tmp_path / "out")
+    run = subprocess.run(
+        [sys.executable, "-m", "sdejax.cli", *words],
+        env={**os.environ, "JAX_PLATFORMS": "nosuch"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2 and run.stderr.startswith("error: devices: ") and run.stderr.count("\n") == 1, run.stderr
 
 
 def test_one_that_never_comes_is_named(model, tmp_path):
