@@ -64,7 +64,8 @@ class Run:
 
 
 # XLA's threads on a CPU are as many as its cores or its devices, whichever are more, and how sums are cut follows their
-# number. With fewer cores than this, images of several devices would differ from those of one in their last bits.
+# number. With fewer cores than this, images of several devices would differ from those of one in their last bits. A
+# process that was given one core is left alone with it.
 _THREADS = 4
 
 Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
@@ -122,7 +123,7 @@ def start(command: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(run, name)}: must be at least 1")
     if run.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError("--format='parquet': needs pyarrow, which is not installed: pip install 'sdejax[data]'")
-    if (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) < _THREADS:
+    if 1 < (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) < _THREADS:
         os.environ.setdefault("NPROC", str(_THREADS))
     start_processes(
         Processes("auto", run.coordinator, run.processes, run.process_id, run.timeout),
