@@ -147,16 +147,19 @@ class Peers:
                 time.sleep(3.0 * _BEAT)  # the others ask each second
             os._exit(1)
 
-    def leave(self) -> None:
-        """End the connection, process 0 as the last: it waits for the others, no longer than the time limit."""
+    def leave(self, soon: bool = False) -> None:
+        """End the connection, process 0 as the last: it waits for the others, no longer than the time limit.
+
+        `soon` where one of them is known to hang: they get the time to hear of it.
+        """
         if self._store is None:
             return
         if self.index == 0:
             # It answers when none but this process is connected, and has no limit of its own.
             asked = threading.Thread(target=self._others_disconnect, name="leave", daemon=True)
             asked.start()
-            asked.join(max(self.timeout, self.silence) + _BEAT)
-            if asked.is_alive():  # one of them hangs, as was said; a connection cannot be ended over a question
+            asked.join(3.0 * _BEAT if soon else max(self.timeout, self.silence) + _BEAT)
+            if asked.is_alive():  # one of them hangs; the connection cannot be ended over an open question
                 sys.stdout.flush()
                 os._exit(1)
         _stop_beating()

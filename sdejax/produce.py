@@ -113,11 +113,10 @@ def produce(command: Any, model: Any, job: Job) -> int:
             maker.make(dealt, per_device)
             maker.progress.over = True
             peers.tell(maker.progress.report())
-            if peers.index == 0:
-                _await_others(maker.progress, peers)
+            hung = peers.index == 0 and not _await_others(maker.progress, peers)
         if peers.index == 0:
             _conclude(folder, job, sink, maker, peers)
-    peers.leave()
+    peers.leave(soon=hung)
     return 1 if maker.progress.stopping else 2 if maker.progress.failed else 0
 
 
@@ -255,8 +254,8 @@ class _Maker:
         self.job.failed(name, error)
 
 
-def _await_others(progress: Progress, peers: Peers) -> None:
-    """Wait until the other processes are through or gone; no longer than the time limit while none gets on."""
+def _await_others(progress: Progress, peers: Peers) -> bool:
+    """Wait until the other processes are through or gone, at most the time limit while none gets on: whether so."""
     before, since = None, time.monotonic()
     while True:
         reports, gone = peers.reports(), peers.gone()
@@ -274,6 +273,7 @@ def _await_others(progress: Progress, peers: Peers) -> None:
         progress.stop(why)
     if progress.stopping:
         peers.end(progress.elsewhere)
+    return not left
 
 
 def _conclude(folder: Folder, job: Job, sink: Sink, maker: _Maker, peers: Peers) -> None:

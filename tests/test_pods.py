@@ -209,22 +209,22 @@ JOINED = """
 import os, sys, time
 from sdejax.peers import Peers
 from sdejax.processes import Processes, start_processes
-start_processes(Processes("auto", sys.argv[1], 2, 1, 10), independent=True)
+start_processes(Processes("auto", sys.argv[1], 2, 1, 9), independent=True)
 if sys.argv[2] == "ends":
     os._exit(0)
-Peers(10).bring_up_devices()
+Peers(9).bring_up_devices()
 time.sleep(600)
 """
 
 
 @pytest.mark.parametrize(
-    ("other", "told"), [("ends", "process 1 of 2 is gone"), ("hangs", "process 1 has made nothing for 10 seconds")]
+    ("other", "told"), [("ends", "process 1 of 2 is gone"), ("hangs", "process 1 has made nothing for 4 seconds")]
 )
 def test_one_that_joined_and_does_nothing_is_named_within_the_limit(model, tmp_path, other, told):
     """jax waits two minutes for the devices of one that has ended, and for ever for the answer of one that hangs."""
     where = f"127.0.0.1:{free_port()}"
     silent = on_fake_devices(1, [sys.executable, "-c", JOINED, where, other])
-    words = ["--coordinator", where, "--processes", 2, "--process-id", 0, "--timeout", 10, "--format", "tar"]
+    words = ["--coordinator", where, "--processes", 2, "--process-id", 0, "--timeout", 4, "--format", "tar"]
     began = time.monotonic()
     process = started(*sample(model, tmp_path / "out", "--seeds", "0-7", *words))
     _, said = process.communicate(timeout=100)
