@@ -131,12 +131,12 @@ class Peers:
             up.set()
 
     def _end_without(self, up: threading.Event) -> None:
-        began = time.monotonic()
+        began, limit = time.monotonic(), max(self.timeout, self.silence + 5)  # who is gone is known before
         while not up.wait(_BEAT):
             try:
                 why = self.trouble()
-                if not why and time.monotonic() - began > self.timeout:
-                    why = f"the devices of all processes have not come up within {self.timeout} seconds"
+                if not why and time.monotonic() - began > limit:
+                    why = f"the devices of all processes have not come up within {limit} seconds"
                 if not why:
                     continue
                 self.end(why)
