@@ -77,14 +77,9 @@ def to_bytes(array: np.ndarray) -> np.ndarray:
     **Raises:** `ValueError` where a value is not finite.
     """
     array = np.asarray(array, np.float32)
-    check_finite(array)
-    return np.clip(np.rint((array + 1.0) * 127.5), 0, 255).astype(np.uint8)
-
-
-def check_finite(array: np.ndarray) -> None:
-    """**Raises:** `ValueError` where a value of an image that was computed is not finite."""
     if not np.isfinite(array).all():
         raise ValueError("images: a value is NaN or infinite: a broken model, or too small a tolerance")
+    return np.clip(np.rint((array + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
 def to_image(array: np.ndarray) -> Image.Image:

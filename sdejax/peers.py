@@ -123,9 +123,8 @@ class Peers:
         try:
             jax.local_devices()
         except (RuntimeError, AssertionError) as error:  # the second from jax, where it has no such platform
-            said = (
-                str(error).partition("\n")[0] or f"there are none of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}"
-            )
+            none = f"there are none of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')!r}"
+            said = str(error).partition("\n")[0] or none
             raise ValueError(f"devices: {said}") from None
         finally:
             up.set()
@@ -160,7 +159,10 @@ class Peers:
             asked.start()
             asked.join(3.0 * _BEAT if soon else max(self.timeout, self.silence) + _BEAT)
             if asked.is_alive():  # one of them hangs; the connection cannot be ended over an open question
+                if not soon:
+                    print("error: another process has ended its work and does not leave", file=sys.stderr)
                 sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(1)
         _stop_beating()
         jax.distributed.shutdown()
@@ -196,6 +198,7 @@ def _begin_beating(store: Any, index: int) -> None:
                 if _no_more.wait(_BEAT):
                     return
 
+    _no_more.clear()
     _beating = threading.Thread(target=beat, name="beat", daemon=True)
     _beating.start()
     atexit.register(_stop_beating)  # before the interpreter is torn down around the thread
