@@ -3,6 +3,8 @@
 XLA's CPU backend hands convolutions, matrix products and reductions to one library (YNNPACK). Its reductions are quick;
 its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its products take in the arithmetic around them,
 for which scales per channel are then spread out to whole images in memory. The options leave it the reductions only.
+On few cores the programs that make images leave it products and convolutions, too, each by itself: Eigen cuts long sums
+into as many parts as XLA has threads, and images would differ in their last bits with the number of devices.
 Other platforms need no options.
 """
 
@@ -13,10 +15,18 @@ from typing import Any, TypeVar, cast
 import jax
 from jax.core import Tracer
 
+from sdejax.hardware import cores
 from sdejax.programs import kept_programs
 
 F = TypeVar("F", bound=Callable[..., Any])
-_CPU = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+_YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
+_CPU = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
+_ANY_THREADS = {
+    _YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+}
+# XLA's threads are as many as cores, or as devices where those are more; so many devices are the most on a CPU that
+# anybody tries on few cores, and from here on their number changes nothing.
+_MANY = 4
 
 
 @functools.cache
@@ -25,18 +35,30 @@ def compiler_options() -> dict[str, str]:
 
     For programs of your own that call a network; `sample`, the editors and the training step have them already.
     """
+    return _accepted(_CPU)
+
+
+@functools.cache
+def _image_options() -> dict[str, str]:
+    """The options of programs that make images."""
+    return _accepted(_ANY_THREADS if cores() < _MANY else _CPU)
+
+
+def _accepted(options: dict[str, str]) -> dict[str, str]:
+    """The options, where this machine's XLA has them."""
     if jax.default_backend() != "cpu":
         return {}
     try:
-        jax.jit(lambda: 0, compiler_options=_CPU)()
+        jax.jit(lambda: 0, compiler_options=options)()
     except Exception:  # another version of XLA has other options, and refuses these in its own way
         return {}
-    return _CPU
+    return options
 
 
 def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tuple[int, ...] = ()) -> F:
-    """`jax.jit` with `compiler_options`, asked for at the first call, so that importing touches no device.
+    """`jax.jit` with compiler options, asked for at the first call, so that importing touches no device.
 
+    Those of programs that make images, but for one that takes its arguments over (`donate_argnums`), as training does.
     Inside another `jit`, or under a gradient, it is plain `jax.jit`: options belong to whole programs. `lower` is that
     of the whole program; `lower_plain` has no options, for devices that are not this machine's. Programs come from the
     folder that `programs.keep_programs` named, if it did.
@@ -47,7 +69,8 @@ def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tup
 
     @functools.cache
     def whole() -> Any:  # what jax.jit returns has no public type
-        return jax.jit(function, compiler_options=compiler_options(), **how)
+        options = compiler_options() if donate_argnums else _image_options()
+        return jax.jit(function, compiler_options=options, **how)
 
     def lower(*args: Any, **kwargs: Any) -> Any:
         return whole().lower(*args, **kwargs)

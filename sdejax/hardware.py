@@ -1,10 +1,12 @@
-"""What the makers' data sheets say of accelerators: arithmetic, memory and its bandwidth.
+"""What the makers' data sheets say of accelerators (arithmetic, memory and its bandwidth), and this machine's cores.
 
 Sources: docs.cloud.google.com/tpu/docs, the pages of v3, v4, v5e, v5p and v6e; NVIDIA's data sheets of the A100 (40 GB
 and 80 GB), H100 (SXM, PCIe, NVL), H200 and HGX B200. Dense bfloat16, without sparsity.
 """
 
 import dataclasses
+import os
+import sys
 from typing import Any
 
 GIB = 2**30
@@ -46,3 +48,8 @@ def chip_of(device: Any) -> Chip | None:
     kinds = {chip.kind: chip for chip in CHIPS.values()} | {kind: CHIPS[name] for kind, name in _OTHER_NAMES.items()}
     fitting = [kind for kind in kinds if device.device_kind.startswith(kind)]
     return kinds[max(fitting, key=len)] if fitting else None
+
+
+def cores() -> int:
+    """How many cores of a CPU this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

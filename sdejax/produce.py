@@ -60,7 +60,8 @@ class Job:
       batch of n. `given` is drawn when there is room on the devices, each of which computes `batch` at once.
     - `largest`: how many tasks are computed together at most: no batch need be larger.
     - `firsts`: the first number of those that are computed together.
-    - `failed(name, error)`: told of a task that comes to nothing; without it that ends the job.
+    - `failed(name, error)`: told of a task that comes to nothing. Without it the first image of all ends the job, if
+      it is the one, as then all might; later ones are told on standard error.
     - `identity`: what tells the job from others of the same command.
     """
 
@@ -108,16 +109,17 @@ def produce(command: Any, model: Any, job: Job) -> int:
             raise ValueError(f"--out={run.out!r}: process {peers.index} does not see what process 0 wrote there")
         spans = [Span(*pair) for pair in left]
         dealt = list(blocks(spans, sink.block(per_device)))[peers.index :: peers.count]
-        maker = _Maker(command, model, job, sink, Progress(size_of(spans), devices, peers, run.json))
-        with maker.progress, _told_to_stop(maker.progress):
+        progress = Progress(size_of(spans), devices, peers, run.json)
+        maker = _Maker(command, model, job, sink, progress, begins=size_of(spans) == size_of(job.numbers))
+        with progress, _told_to_stop(progress):
             maker.make(dealt, per_device)
-            maker.progress.over = True
-            peers.tell(maker.progress.report())
-            hung = peers.index == 0 and not _await_others(maker.progress, peers)
+            progress.over = True
+            peers.tell(progress.report())
+            hung = peers.index == 0 and not _await_others(progress, peers)
         if peers.index == 0:
             _conclude(folder, job, sink, maker, peers)
     peers.leave(soon=hung)
-    return 1 if maker.progress.stopping else 2 if maker.progress.failed else 0
+    return 1 if progress.stopping else 2 if progress.failed else 0
 
 
 def _warm_up(command: Any, model: Any, job: Job, batch: int) -> int:
@@ -173,10 +175,11 @@ def _told_to_stop(progress: Progress) -> Iterator[None]:
 
 
 class _Maker:
-    """One process's share of a job."""
+    """One process's share of a job; `begins` says that none of its images was there before."""
 
-    def __init__(self, command: Any, model: Any, job: Job, sink: Sink, progress: Progress):
+    def __init__(self, command: Any, model: Any, job: Job, sink: Sink, progress: Progress, begins: bool):
         self.command, self.model, self.job, self.sink, self.progress = command, model, job, sink, progress
+        self._begins = begins
         self.pictures: dict[str, Image.Image] = {}
         self._base = of_the_job(command, model)
         self._wanted = {cell for cell in job.sheet.shown if isinstance(cell, str)}
@@ -234,7 +237,7 @@ class _Maker:
     def _write(self, item: _Opened, encoded: tuple[Image.Image, bytes] | ValueError) -> None:
         task = item.task
         if isinstance(encoded, ValueError):
-            self._fail(task.name, encoded if self.job.failed else ValueError(f"{task.name}: {encoded}"))
+            self._fail(task.name, encoded)
             return
         image, png = encoded
         about = {"key": task.name, "seed": task.seed, "prompt": task.prompt}
@@ -248,10 +251,13 @@ class _Maker:
             print(json.dumps(row), flush=True)
 
     def _fail(self, name: str, error: Exception) -> None:
-        if self.job.failed is None:
-            raise error
+        if self.job.failed is None and self._begins and not (self.progress.done or self.progress.skipped):
+            raise ValueError(f"{name}: {error}")
         self.progress.failed += 1
-        self.job.failed(name, error)
+        if self.job.failed is None:
+            self.progress.say(f"error: {name}: {error}")
+        else:
+            self.job.failed(name, error)
 
 
 def _await_others(progress: Progress, peers: Peers) -> bool:
@@ -285,6 +291,8 @@ def _conclude(folder: Folder, job: Job, sink: Sink, maker: _Maker, peers: Peers)
     skipped, found = sum(report["skipped"] for report in reports), summary(reports)
     if skipped:
         tell(f"{skipped} of {size_of(job.numbers)} images are done already")
+    if job.failed is None and found["failed"]:
+        tell(f"{found['failed']} failed")
     if maker.command.run.json:
         print(json.dumps({"sheet": sheet, **found}), flush=True)
         return

@@ -29,6 +29,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 
 from sdejax.ahead import Ahead
+from sdejax.hardware import cores
 from sdejax.storage import Folder
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
@@ -211,7 +212,7 @@ def environment() -> dict[str, Any]:
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
         "platform": f"{device.platform} {device.client.platform_version}",
         "devices": f"{jax.local_device_count()} {device.device_kind}",
-        "processor": _processor() if device.platform == "cpu" else "",
+        "processor": f"{cores()} {_processor()}" if device.platform == "cpu" else "",
         "flags": {name: os.environ.get(name, "") for name in _FLAGS},
         "settings": {name: repr(value) for name, value in jax.config.values.items() if not _BESIDE.search(name)},
     }

@@ -20,7 +20,7 @@ from sdejax.shards import (
 from sdejax.spans import Span, blocks, without
 from sdejax.storage import Folder
 
-_MANIFEST_EVERY = 60.0  # seconds
+_MANIFEST_EVERY, _MANIFEST_SHARE = 60.0, 0.05  # seconds at least, and at most this share of the writing
 
 
 class Sink(Protocol):
@@ -90,7 +90,7 @@ class ShardSink:
     def __init__(self, folder: Folder, kind: Format, identity: dict[str, Any], size: int, keeps_manifest: bool):
         self._folder, self._identity, self._size = folder, identity, size
         self._kind: Format = kind
-        self._keeps_manifest, self._wanted, self._listed = keeps_manifest, (), 0.0
+        self._keeps_manifest, self._wanted, self._list_next = keeps_manifest, (), 0.0
         self._shard: Shard | None = None
 
     def plan(self, numbers: Sequence[Span]) -> list[Span]:
@@ -135,7 +135,7 @@ class ShardSink:
             return None
         shard, self._shard = self._shard, None
         found = shard.close()
-        if self._keeps_manifest and time.monotonic() - self._listed > _MANIFEST_EVERY:
+        if self._keeps_manifest and time.monotonic() > self._list_next:
             self._list(self._wanted)
         return {"shard": self._folder.show(found["file"]), "images": found["images"]}
 
@@ -151,5 +151,7 @@ class ShardSink:
 
     def _list(self, numbers: Sequence[Span]) -> None:
         self._wanted = tuple(numbers)
+        began = time.monotonic()
         write_manifest(self._folder, self._identity, self._wanted)
-        self._listed = time.monotonic()
+        now = time.monotonic()  # tens of thousands of shards in a bucket take a while to list
+        self._list_next = now + max(_MANIFEST_EVERY, (now - began) / _MANIFEST_SHARE)

@@ -1,7 +1,8 @@
-"""Kills `sdejax` with -9 at random moments, so many times, then lets it finish: python -m tests.kill_run TIMES WORD ...
+"""Kills `sdejax` with -9 at random moments, so many times, then lets it finish: TIMES COUNT WORD ...
 
-Each run is a child of this process, which has the libraries imported and so starts quickly; it is killed some time
-after it has begun to write. Prints how many runs were killed, and exits with the code of the last one.
+A run is COUNT processes that share the work, children of this one, which has the libraries imported, so that they start
+quickly. A third of the runs are killed as they start, the others after they have begun to write; of two processes one
+is killed before the other. Prints how many runs were killed, and exits with the code of the last one's process 0.
 """
 
 import os
@@ -18,34 +19,50 @@ import jax  # noqa: F401
 import sdejax.commands.sample
 import sdejax.produce  # noqa: F401
 from sdejax.cli import main
+from tests.train_run import free_port
 
 
-def start(words: list[str]) -> int:
-    child = os.fork()
-    if child == 0:
-        os._exit(main(words))
-    return child
+def start(words: list[str], count: int) -> list[int]:
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)] if count > 1 else []
+    children = []
+    for index in range(count):
+        child = os.fork()
+        if child == 0:
+            os._exit(main([*words, *shared, *(["--process-id", str(index)] if shared else [])]))
+        children.append(child)
+    return children
 
 
-def killed_while_writing(child: int, out: Path, draw: random.Random) -> bool:
-    """Kill it within 0.4 seconds from when it begins to write images; whether it lived until then."""
+def killed(children: list[int], out: Path, draw: random.Random) -> bool:
+    """Kill them all; whether they lived until then."""
 
     def images() -> set[str]:
         names = {path.name for path in out.iterdir()} if out.is_dir() else set()
         return {name for name in names if ".tar" in name or ".png" in name}
 
-    before = images()
-    while images() <= before:
-        if os.waitpid(child, os.WNOHANG)[0]:
-            return False
-        time.sleep(0.002)
-    time.sleep(0.4 * draw.random() ** 2)
-    os.kill(child, signal.SIGKILL)
-    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    if draw.random() < 1 / 3:
+        time.sleep(draw.random())
+    else:
+        before = images()
+        while images() <= before:
+            if os.waitpid(children[0], os.WNOHANG)[0]:
+                for child in children[1:]:
+                    os.waitpid(child, 0)
+                return False
+            time.sleep(0.002)
+        time.sleep(0.4 * draw.random() ** 2)
+    draw.shuffle(children)
+    ended = []
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        ended.append(os.waitpid(child, 0)[1])
+        time.sleep(0.2 * draw.random() ** 2 * (child != children[-1]))
+    return all(map(os.WIFSIGNALED, ended))
 
 
 if __name__ == "__main__":
-    times, words = int(sys.argv[1]), sys.argv[2:]
+    times, count, words = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
     out, draw = Path(words[words.index("--out") + 1]), random.Random(0)
-    print(sum(killed_while_writing(start(words), out, draw) for _ in range(times)), flush=True)
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(start(words), 0)[1]))
+    print(sum(killed(start(words, count), out, draw) for _ in range(times)), flush=True)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in start(words, count)]
+    sys.exit(codes[0])

@@ -142,11 +142,39 @@ def test_another_job_in_the_same_folder_is_refused(model, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-@pytest.mark.parametrize(("form", "seeds"), [("tar", "0-1199"), ("png", "0-399")])
-def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds):
-    """kill -9 at random moments while it writes, tar and PNG, and the same command each time: 20 in all."""
+def test_a_seed_that_comes_to_nothing_costs_no_other(model, tmp_path, capsys):
+    """A guidance so large that the float32 of some seeds overflow. Rejects a job that ends at the first of them, as no
+    rerun could ever get beyond it; but where the very first image is one, the model is at fault, and nothing is made.
+    """
+    sampler = sj.Sampler(steps=1, stochasticity=0.0)
+    loaded, size = sj.load(model), {}
+    for seeds, images in sj.generate(loaded, range(12), prompt="red heart", guidance=1e30, sampler=sampler, batch=2):
+        size |= dict(zip(seeds, np.abs(images.astype(float)).max((1, 2, 3)), strict=True))
+    order = sorted(size, key=size.__getitem__)
+    scale = 1e30 * float(np.finfo(np.float32).max) / np.sqrt(size[order[7]] * size[order[8]])
+    words = ["sample", model, "--prompt", "red heart", "--steps", 1, "--stochasticity", 0, "--batch", 2]
+    words += ["--guidance", scale, "--format", "tar", "--shard-size", 4, "--out", tmp_path / "out", "--seeds"]
+    words = list(map(str, words))
+    assert main([*words, str(order[0])]) == 0
+    for _ in range(2):  # a rerun goes on beyond those that fail again
+        capsys.readouterr()
+        assert main([*words, "0-11"]) == 2
+        said = capsys.readouterr().err
+        assert all(f"error: {seed:06d}: images: a value is NaN or infinite" in said for seed in order[8:]), said
+        assert "4 failed" in said
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert not manifest["complete"] and manifest["images"] == 8
+    assert {seed for entry in manifest["finished"] for seed in entry["missing"]} <= set(order[8:])
+    bad = order[8]
+    assert main([*words[:-3], "--out", str(tmp_path / "bad"), "--seeds", f"{bad}-{bad + 3}"]) == 2
+    assert f"error: {bad:06d}: images: " in capsys.readouterr().err and not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1199", 2), ("png", "0-399", 1)])
+def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds, count):
+    """kill -9 at random moments, a pair that writes tar and one that writes PNG, and the same command each time."""
     words = sample(model, tmp_path / "out", "--seeds", seeds, "--format", form, "--shard-size", 7)
-    process = started("10", *words, module="tests.kill_run")
+    process = started("10", count, *words, module="tests.kill_run")
     out, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
     assert int(out.splitlines()[0]) >= 8  # the last may find everything done

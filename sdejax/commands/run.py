@@ -5,7 +5,6 @@ import importlib.util
 import math
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,11 +62,6 @@ class Run:
     """Seconds that a process waits for the others before it stops."""
 
 
-# XLA's threads on a CPU are as many as its cores or its devices, whichever are more, and how sums are cut follows their
-# number. With fewer cores than this, images of several devices would differ from those of one in their last bits. A
-# process that was given one core is left alone with it.
-_THREADS = 4
-
 Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
 Picture = Annotated[Positional[str], tyro.conf.arg(metavar="PICTURE")]
 OptionalPicture = Annotated[Positional[str | None], tyro.conf.arg(metavar="PICTURE")]
@@ -123,8 +117,6 @@ def start(command: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(run, name)}: must be at least 1")
     if run.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError("--format='parquet': needs pyarrow, which is not installed: pip install 'sdejax[data]'")
-    if 1 < (len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1) < _THREADS:
-        os.environ.setdefault("NPROC", str(_THREADS))
     start_processes(
         Processes("auto", run.coordinator, run.processes, run.process_id, run.timeout),
         independent=True,
