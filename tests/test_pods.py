@@ -167,7 +167,7 @@ def test_a_seed_that_comes_to_nothing_costs_no_other(model, tmp_path, capsys):
     assert {seed for entry in manifest["finished"] for seed in entry["missing"]} <= set(order[8:])
     bad = order[8]
     assert main([*words[:-3], "--out", str(tmp_path / "bad"), "--seeds", f"{bad}-{bad + 3}"]) == 2
-    assert f"error: {bad:06d}: images: " in capsys.readouterr().err and not (tmp_path / "bad").exists()
+    assert f"error: {bad:06d}: images: " in capsys.readouterr().err and not list((tmp_path / "bad").glob("*.tar"))
 
 
 @pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1199", 2), ("png", "0-399", 1)])
