@@ -31,7 +31,7 @@ def call(folder: str, batch: int, task: str) -> Callable[[], None]:
         return nnx.merge(model.graph, params)(x, label)
 
     if task == "forward":
-        run = jit(output)
+        run = jax.jit(output, compiler_options=sj.compiler_options())
 
         def evaluate() -> None:
             jax.block_until_ready(run(model.params, given))
