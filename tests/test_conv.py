@@ -1,5 +1,9 @@
 """The convolution's derivatives are those of a convolution, whatever they are computed by."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +68,33 @@ def test_a_derivative_by_the_image_alone_does_no_work_for_the_kernel():
     x, kernel = jnp.ones((1, 8, 8, 4)), jnp.ones((3, 3, 4, 4))
     program = str(jax.make_jaxpr(lambda x: jax.jvp(lambda x: conv2d(x, kernel), (x,), (x,)))(x))
     assert program.count("conv_general_dilated[") == 2
+
+
+# Few pixels and many channels, as at the lowest resolution; on two cores, however many this machine has.
+ON_TWO_CORES = """
+import hashlib, os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+import jax, numpy as np
+from sdejax.compiling import jit
+draw = lambda *shape: np.random.default_rng(0).standard_normal(shape, np.float32)
+numbers = ("NHWC", "HWIO", "NHWC")
+conv = jit(lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers))
+dot = jit(lambda x, kernel: x @ kernel)
+found = [conv(draw(2, 4, 4, 256), draw(3, 3, 256, 128)), dot(draw(128, 224), draw(224, 96))]
+print(*[hashlib.sha256(np.asarray(one).tobytes()).hexdigest() for one in found])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores are taken away as Linux does it")
+def test_on_few_cores_the_number_of_threads_changes_no_bit():
+    """XLA has as many as devices, where these are more than cores. Rejects Eigen's products, whose sums they cut."""
+    said = set()
+    for threads in ("2", "4", "7"):
+        environment = {**os.environ, "NPROC": threads, "JAX_NUM_CPU_DEVICES": "1"}
+        run = subprocess.run([sys.executable, "-c", ON_TWO_CORES], env=environment, check=True, capture_output=True)
+        said.add(run.stdout)
+    assert len(said) == 1
 
 
 def test_a_whole_program_has_the_options_and_a_part_of_one_has_none():
