@@ -24,8 +24,8 @@ _CPU = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
 _ANY_THREADS = {
     _YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
 }
-# XLA's threads are as many as cores, or as devices where those are more; so many devices are the most on a CPU that
-# anybody tries on few cores, and from here on their number changes nothing.
+# XLA has a thread for each core, or for each device where these are more. From so many cores on, up to as many devices
+# change nothing.
 _MANY = 4
 
 
@@ -33,7 +33,8 @@ _MANY = 4
 def compiler_options() -> dict[str, str]:
     """The options for `jax.jit(..., compiler_options=...)` on this machine's default backend.
 
-    For programs of your own that call a network; `sample`, the editors and the training step have them already.
+    For programs of your own that call a network; the training step has them already, and so have `sample` and the
+    editors but on a CPU of fewer than 4 cores, where theirs give the same bits on any number of devices.
     """
     return _accepted(_CPU)
 
