@@ -5,10 +5,15 @@ its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its product
 for which scales per channel are then spread out to whole images in memory. The options leave it the reductions only.
 On few cores the programs that make images leave it products and convolutions, too, each by itself: Eigen cuts long sums
 into as many parts as XLA has threads, and images would differ in their last bits with the number of devices.
+For the same reason these programs do without the pass that moves reshapes past arithmetic. In a batch of one every
+scalar is an image's array of one number, reshaped; it moves those in a program for one device otherwise than in one for
+several, whose loops then multiply and add at once in other places. Larger batches have the same bits with it.
 Other platforms need no options.
 """
 
 import functools
+import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
@@ -27,6 +32,7 @@ _ANY_THREADS = {
 # XLA has a thread for each core, or for each device where these are more. From so many cores on, up to as many devices
 # change nothing.
 _MANY = 4
+_PASSES = "xla_disable_hlo_passes"
 
 
 @functools.cache
@@ -34,7 +40,7 @@ def compiler_options() -> dict[str, str]:
     """The options for `jax.jit(..., compiler_options=...)` on this machine's default backend.
 
     For programs of your own that call a network; the training step has them already, and so have `sample` and the
-    editors but on a CPU of fewer than 4 cores, where theirs give the same bits on any number of devices.
+    editors, whose bits are the same on any number of devices by some more.
     """
     return _accepted(_CPU)
 
@@ -42,7 +48,10 @@ def compiler_options() -> dict[str, str]:
 @functools.cache
 def _image_options() -> dict[str, str]:
     """The options of programs that make images."""
-    return _accepted(_ANY_THREADS if cores() < _MANY else _CPU)
+    if jax.default_backend() != "cpu":
+        return {}
+    given = re.findall(rf"{_PASSES}=(\S+)", os.environ.get("XLA_FLAGS", ""))  # an option takes the flag's place
+    return _accepted(_ANY_THREADS if cores() < _MANY else _CPU) | {_PASSES: ",".join([*given[-1:], "reshape-mover"])}
 
 
 def _accepted(options: dict[str, str]) -> dict[str, str]:

@@ -72,8 +72,8 @@ def generate(
     - `prompt`: a text for all, or one for each seed. `guidance`, `negative`: as in `Model.denoiser`.
     - `sampler`: steps, grid, solver, stochasticity.
     - `batch`: images that a device computes at once. An image is its seed: bit for bit the same wherever this is the
-      same (from 2 on, on one kind of hardware, to which on a CPU the number of XLA's threads belongs), and to 1e-5
-      otherwise. The last batch is filled up, and compiles nothing.
+      same, on one kind of hardware (to which on a CPU the number of XLA's threads belongs), and to 1e-5 otherwise. The
+      last batch is filled up, and compiles nothing.
     - `devices`: some of `jax.local_devices()`, by default all.
     - `clock`: a `DeviceClock`, told when the devices work.
 

@@ -1,5 +1,8 @@
 """Any number of images by one program: each is its seed's, in order, whatever fills the batches."""
 
+import os
+import subprocess
+import sys
 import time
 
 import jax
@@ -34,6 +37,26 @@ def test_images_are_those_of_their_seeds_and_prompts(compilations):
     np.testing.assert_array_equal(np.concatenate([images for _, images in one]), images)
     again = sj.generate(MODEL, range(7), prompt=["square"] * 7, **how, sampler=SAMPLER, batch=1)
     assert compilations(lambda: [images for _, images in again]) == 0
+
+
+# As users' programs are compiled, not as quickly as the tests' are.
+ONE_IMAGE_EACH = """
+import jax, numpy as np, sdejax as sj
+from tests.tiny import Parametrisation, tiny_model
+model = tiny_model(parametrisation=Parametrisation("edm", "log_level", data_std=0.6), scale=0.1)
+how = {"prompt": "red heart", "sampler": sj.Sampler(steps=3), "batch": 1}
+found = [np.concatenate([x for _, x in sj.generate(model, range(2), **how, devices=jax.devices()[:n])]) for n in (1, 2)]
+print(np.array_equal(*found), np.ptp(found[0], axis=0).max() > 0.1)
+"""
+
+
+def test_one_image_on_each_device_has_the_bits_of_one_alone():
+    """Rejects the pass that moves reshapes past arithmetic: not to the same places for one device as for several, so
+    that other products and sums become one instruction.
+    """
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
+    run = subprocess.run([sys.executable, "-c", ONE_IMAGE_EACH], env=environment, check=True, capture_output=True)
+    assert run.stdout.split() == [b"True", b"True"]
 
 
 @pytest.mark.parametrize(
