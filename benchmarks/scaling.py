@@ -10,6 +10,7 @@ the rows with a core for each process show a gain, and none shows a network or a
 `precision`: the bundled models in float32 and bfloat16, with the share of the device's peak where that is known.
 """
 
+import collections
 import contextlib
 import dataclasses
 import io
@@ -25,11 +26,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
+from unittest import mock
 
 import jax
 import numpy as np
 
 import sdejax as sj
+from sdejax import produce
 from sdejax.checkpoint import save
 from sdejax.cli import main as sdejax
 from sdejax.hardware import chip_of
@@ -37,6 +40,7 @@ from sdejax.images import png_bytes, to_image
 from sdejax.nn.architecture import NCSNppConfig
 from sdejax.nn.ncsnpp import structure
 from sdejax.sample import _sample
+from sdejax.writing import Writer
 
 EMOJI = ["sample", "checkpoints/emoji32", "--prompt", "red heart", "--json"]
 CORES = sorted(os.sched_getaffinity(0))
@@ -96,10 +100,11 @@ def devices(images: int = 256, rounds: int = 3) -> None:
         print(f"| {count} | {each} | {cores} | {rate:.1f} | {ratio:.2f} | {outside:.1%} |", flush=True)
 
 
-def writing(images: int = 512, rounds: int = 6) -> None:
+def writing(images: int = 256, rounds: int = 10) -> None:
     """Seconds for the same images with and without files, forth and back again, once both are compiled.
 
-    Of a job that is long enough for what comes once, the sheet of the first images at its end (0.1 s), to be little.
+    Also the share of a command's CPU time that encoding and writing take, which other programs do not disturb: the most
+    that it can cost where no core is idle.
     """
     model = sj.load("checkpoints/emoji32")
 
@@ -113,13 +118,20 @@ def writing(images: int = 512, rounds: int = 6) -> None:
     def written(form: str) -> float:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
             words = [*EMOJI, "--seeds", f"0-{images - 1}", "--format", form, "--out", folder, "--cache", "none"]
-            assert sdejax(words) == 0
+            began, spent = time.process_time(), []
+            with mock.patch.object(
+                produce, "Writer", lambda *steps: Writer(*(_counted(step, spent) for step in steps))
+            ):
+                assert sdejax(words) == 0
+            shares[form].append(sum(spent) / (time.process_time() - began))
         return images / json.loads(said.getvalue().splitlines()[-1])["images_per_second_per_device"]
 
+    shares: dict[str, list[float]] = collections.defaultdict(list)
     runs = {"none": unwritten, "none again": unwritten}
     runs |= {form: partial(written, form) for form in ("png", "tar", "parquet")}
     written("png")
     unwritten()
+    shares.clear()
     rows = []
     for number in range(rounds):
         order = list(runs)[:: 1 if number % 2 else -1]
@@ -128,11 +140,26 @@ def writing(images: int = 512, rounds: int = 6) -> None:
     for name in list(runs)[1:]:
         low, middle, high = statistics.quantiles([row[name] for row in rows], n=4)
         print(f"files: {name}: {middle:+.1%} of the time without, quartiles {low:+.1%} and {high:+.1%}", flush=True)
+        if name in shares:
+            low, middle, high = statistics.quantiles(shares[name], n=4)
+            print(f"    {middle:.2%} of all CPU time, quartiles {low:.2%} and {high:.2%}", flush=True)
     for size in (32, 256):
         image = np.cumsum(np.random.default_rng(0).standard_normal((size, size, 3)) / size, axis=0)
         image = np.clip(image, -1.0, 1.0).astype(np.float32)
         seconds = statistics.median(_seconds(lambda image=image: png_bytes(to_image(image))) for _ in range(30))
         print(f"one core encodes {1.0 / seconds:.0f} images/s of {size} x {size}")
+
+
+def _counted(step: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    """The step, whose seconds of a core are noted."""
+
+    def call(*args: Any) -> Any:
+        began = time.thread_time()
+        result = step(*args)
+        spent.append(time.thread_time() - began)
+        return result
+
+    return call
 
 
 def _seconds(function: Callable[[], Any]) -> float:

@@ -108,6 +108,16 @@ class Peers:
         if self.index == 0:
             self._set("end/0", why)
 
+    def conclude(self) -> None:
+        """Say, as process 0, that what is left to do at the end of a run is done."""
+        self._set("conclusion/0", True)
+
+    def await_conclusion(self) -> None:
+        """Wait for process 0 to `conclude`, no longer than the time limit."""
+        until = time.monotonic() + self.timeout
+        while not self._listed("conclusion/") and time.monotonic() < until:
+            time.sleep(_EVERY)
+
     def bring_up_devices(self) -> None:
         """Wait for this process's devices, with a sign of life each second from now on.
 

@@ -118,6 +118,9 @@ def produce(command: Any, model: Any, job: Job) -> int:
             hung = peers.index == 0 and not _await_others(progress, peers)
         if peers.index == 0:
             _conclude(folder, job, sink, maker, peers)
+            peers.conclude()
+        elif progress.failed and not progress.stopping:
+            peers.await_conclusion()  # who started all may end all once one ends with a code other than 0
     peers.leave(soon=hung)
     return 1 if progress.stopping else 2 if progress.failed else 0
 

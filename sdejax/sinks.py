@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sdejax.pictures import is_done, write_picture
 from sdejax.shards import (
+    MANIFEST,
     Format,
     Row,
     Shard,
@@ -91,6 +92,7 @@ class ShardSink:
         self._folder, self._identity, self._size = folder, identity, size
         self._kind: Format = kind
         self._keeps_manifest, self._wanted, self._list_next = keeps_manifest, (), 0.0
+        self._begins = False
         self._shard: Shard | None = None
 
     def plan(self, numbers: Sequence[Span]) -> list[Span]:
@@ -106,6 +108,7 @@ class ShardSink:
                 f"out={self._folder.shown!r}: holds images of another job; {name} was {json.dumps(before.get(name))}, "
                 f"and is {json.dumps(identity.get(name))}"
             )
+        self._begins = manifest is None
         shards = finished(self._folder, (manifest or {}).get("finished", ()))
         left = without(numbers, spans_in(shards))
         remove_unfinished(self._folder, shards, blocks(left, self._size))
@@ -140,10 +143,12 @@ class ShardSink:
         return {"shard": self._folder.show(found["file"]), "images": found["images"]}
 
     def abandon(self) -> None:
-        """Leave nothing of the shard under way."""
+        """Leave nothing of the shard under way, and no manifest of a job that ends before it has one shard."""
         with contextlib.suppress(OSError):
             if self._shard is not None:
                 self._shard.abandon()
+            if self._keeps_manifest and self._begins and not finished(self._folder, ()):
+                self._folder.remove(MANIFEST)
 
     def finish(self, numbers: Sequence[Span]) -> None:
         """List what all processes have made."""

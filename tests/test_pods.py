@@ -167,17 +167,17 @@ def test_a_seed_that_comes_to_nothing_costs_no_other(model, tmp_path, capsys):
     assert {seed for entry in manifest["finished"] for seed in entry["missing"]} <= set(order[8:])
     bad = order[8]
     assert main([*words[:-3], "--out", str(tmp_path / "bad"), "--seeds", f"{bad}-{bad + 3}"]) == 2
-    assert f"error: {bad:06d}: images: " in capsys.readouterr().err and not list((tmp_path / "bad").glob("*.tar"))
+    assert f"error: {bad:06d}: images: " in capsys.readouterr().err and not (tmp_path / "bad").exists()
 
 
-@pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1199", 2), ("png", "0-399", 1)])
+@pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1999", 2), ("png", "0-1199", 1)])
 def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds, count):
     """kill -9 at random moments, a pair that writes tar and one that writes PNG, and the same command each time."""
     words = sample(model, tmp_path / "out", "--seeds", seeds, "--format", form, "--shard-size", 7)
     process = started("10", count, *words, module="tests.kill_run")
     out, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
-    assert int(out.splitlines()[0]) >= 8  # the last may find everything done
+    assert int(next(filter(str.isdigit, out.splitlines()))) >= 8  # the last may find everything done
     last = int(seeds.partition("-")[2])
     expected = {f"{seed:06d}" for seed in range(last + 1)}
     if form == "tar":
@@ -296,7 +296,7 @@ def test_told_to_stop_it_finishes_its_shard(model, tmp_path):
 
 
 def manifest_of(folder, verb):
-    """Eleven edits of two pictures, the fifth of one that is not there yet."""
+    """Eleven edits of two pictures, the seventh (process 1's of two) of one that is not there yet."""
     for name in ("a", "b"):
         pixels = np.random.default_rng(ord(name)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
@@ -304,7 +304,7 @@ def manifest_of(folder, verb):
     lines = [{picture: f"{'ab'[i % 2]}.png", "seed": i, "name": f"n{i}", **texts} for i in range(11)]
     if verb == "sync":
         lines = [line | {"source": "red heart", "target": PROMPTS[1 + i % 3]} for i, line in enumerate(lines)]
-    lines[4][picture] = "later.png"
+    lines[6][picture] = "later.png"
     path = folder / "edits.jsonl"
     path.write_text("\n".join(map(json.dumps, lines)))
     return path
@@ -313,18 +313,20 @@ def manifest_of(folder, verb):
 @pytest.mark.parametrize("verb", ["edit", "sync"])
 def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
     """Bit for bit what one process makes, and each edit once; the process that misses a picture says so, in time it is
-    made. Rejects edits that are dealt by their place in a process, and noise that depends on it.
+    made. Rejects edits that are dealt by their place in a process, noise that depends on it, and a process that ends
+    with 2 before process 0 is through, which whoever started both might then end.
 
     A later start compiles nothing: rejects masks that are checked on the devices, behind all that these have to do.
     """
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     words = [verb, model, "--manifest", manifest_of(tmp_path, verb), *WORDS]
     one = started(*words, "--out", tmp_path / "alone")
-    assert "error: n4: " in one.communicate(timeout=200)[1] and one.returncode == 2
+    assert "error: n6: " in one.communicate(timeout=200)[1] and one.returncode == 2
     pair = together(2, *words, "--out", tmp_path / "pair")
+    assert pair[1].wait(timeout=200) == 2 and (tmp_path / "pair" / "sheet.png").exists()
     said = [process.communicate(timeout=200)[1] for process in pair]
-    assert sorted(process.returncode for process in pair) == [0, 2], said
-    assert sum("error: n4: " in text for text in said) == 1
+    assert pair[0].returncode == 0, said
+    assert ["error: n6: " in text for text in said] == [False, True]
     expected = {path.name for path in (tmp_path / "alone").glob("n*.png")}
     assert len(expected) == 10 == len(list((tmp_path / "pair").glob("n*.png")))
     for name in expected:
@@ -336,7 +338,7 @@ def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
     said = [process.communicate(timeout=200)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert {name: (tmp_path / "pair" / name).stat().st_mtime_ns for name in expected} == before
-    assert (tmp_path / "pair" / "n4.png").exists()
+    assert (tmp_path / "pair" / "n6.png").exists()
     assert all("ompiling" not in text for text in said), said
 
 
