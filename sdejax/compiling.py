@@ -5,9 +5,9 @@ its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its product
 for which scales per channel are then spread out to whole images in memory. The options leave it the reductions only.
 On few cores the programs that make images leave it products and convolutions, too, each by itself: Eigen cuts long sums
 into as many parts as XLA has threads, and images would differ in their last bits with the number of devices.
-For the same reason these programs do without the pass that moves reshapes past arithmetic. In a batch of one every
-scalar is an image's array of one number, reshaped; it moves those in a program for one device otherwise than in one for
-several, whose loops then multiply and add at once in other places. Larger batches have the same bits with it.
+For the same reason these programs do without the pass that joins equal expressions. A program for several devices has
+it earlier than one for one; where each computes a batch of one, other loops are fused then, which multiply and add at
+once in other places. Larger batches have the same bits with it.
 Other platforms need no options.
 """
 
@@ -51,7 +51,7 @@ def _image_options() -> dict[str, str]:
     if jax.default_backend() != "cpu":
         return {}
     given = re.findall(rf"{_PASSES}=(\S+)", os.environ.get("XLA_FLAGS", ""))  # an option takes the flag's place
-    return _accepted(_ANY_THREADS if cores() < _MANY else _CPU) | {_PASSES: ",".join([*given[-1:], "reshape-mover"])}
+    return _accepted(_ANY_THREADS if cores() < _MANY else _CPU) | {_PASSES: ",".join([*given[-1:], "cse"])}
 
 
 def _accepted(options: dict[str, str]) -> dict[str, str]:

@@ -112,11 +112,21 @@ class Peers:
         """Say, as process 0, that what is left to do at the end of a run is done."""
         self._set("conclusion/0", True)
 
-    def await_conclusion(self) -> None:
-        """Wait for process 0 to `conclude`, no longer than the time limit."""
-        until = time.monotonic() + self.timeout
-        while not self._listed("conclusion/") and time.monotonic() < until:
-            time.sleep(_EVERY)
+    def await_conclusion(self, report: dict[str, Any]) -> None:
+        """Say the last `report`, and wait for process 0 to `conclude`.
+
+        Until it is gone, at most the time limit while no process gets on.
+        """
+        before, since = None, time.monotonic()
+        with contextlib.suppress(PeersGone):
+            self.tell(report)
+            while not self._listed("conclusion/"):
+                now = {index: (other["done"], other["skipped"]) for index, other in self.reports().items()}
+                if now != before:
+                    before, since = now, time.monotonic()
+                if time.monotonic() - since > self.timeout:
+                    return
+                time.sleep(_EVERY)
 
     def bring_up_devices(self) -> None:
         """Wait for this process's devices, with a sign of life each second from now on.

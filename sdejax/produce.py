@@ -103,14 +103,15 @@ def produce(command: Any, model: Any, job: Job) -> int:
         sink: Sink = PictureSink(folder)
         if kind != "png":
             identity = {**of_the_image(of_the_job(command, model)), **job.identity, "format": kind}
-            sink = ShardSink(folder, kind, identity, run.shard_size, peers.index == 0)
+            sink = ShardSink(folder, kind, identity, run.shard_size, peers.index, peers.count)
         left = peers.agree("plan", lambda: [(span.first, span.last) for span in sink.plan(job.numbers)])
         if kind != "png" and read_manifest(folder) is None:
             raise ValueError(f"--out={run.out!r}: process {peers.index} does not see what process 0 wrote there")
         spans = [Span(*pair) for pair in left]
-        dealt = list(blocks(spans, sink.block(per_device)))[peers.index :: peers.count]
+        dealt = list(blocks(spans, sink.block(per_device, size_of(spans))))[peers.index :: peers.count]
         progress = Progress(size_of(spans), devices, peers, run.json)
-        maker = _Maker(command, model, job, sink, progress, begins=size_of(spans) == size_of(job.numbers))
+        first = spans[0].first if spans and size_of(spans) == size_of(job.numbers) else None
+        maker = _Maker(command, model, job, sink, progress, first)
         with progress, _told_to_stop(progress):
             maker.make(dealt, per_device)
             progress.over = True
@@ -119,8 +120,9 @@ def produce(command: Any, model: Any, job: Job) -> int:
         if peers.index == 0:
             _conclude(folder, job, sink, maker, peers)
             peers.conclude()
-        elif progress.failed and not progress.stopping:
-            peers.await_conclusion()  # who started all may end all once one ends with a code other than 0
+        else:
+            # What started all may end all as soon as one ends with a code other than 0.
+            peers.await_conclusion(progress.report())
     peers.leave(soon=hung)
     return 1 if progress.stopping else 2 if progress.failed else 0
 
@@ -142,8 +144,9 @@ def _warm_up(command: Any, model: Any, job: Job, batch: int) -> int:
             job.failed(task.name, error)
             code = 2
             continue
-        for _ in job.results(model, iter([given]), batch, DeviceClock()):
-            pass
+        with _memory(batch):
+            for _ in job.results(model, iter([given]), batch, DeviceClock()):
+                pass
     programs.once = False
     seconds, where = time.perf_counter() - began, programs.folder.shown
     size = batch * len(jax.local_devices())
@@ -157,6 +160,18 @@ def _warm_up(command: Any, model: Any, job: Job, batch: int) -> int:
         found = f"{programs.compiled} programs compiled, {programs.loaded} there already"
         print(f"{found}, for {size} images at once, in {seconds:.1f} s: {where}", flush=True)
     return code
+
+
+@contextlib.contextmanager
+def _memory(batch: int) -> Iterator[None]:
+    """**Raises:** `ValueError` where a batch is too large for a device's memory."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"--batch={batch}: is too large for the memory of a device ({said})") from None
 
 
 @contextlib.contextmanager
@@ -178,11 +193,11 @@ def _told_to_stop(progress: Progress) -> Iterator[None]:
 
 
 class _Maker:
-    """One process's share of a job; `begins` says that none of its images was there before."""
+    """One process's share of a job. `first` is the number of the first image of all, where none was there before."""
 
-    def __init__(self, command: Any, model: Any, job: Job, sink: Sink, progress: Progress, begins: bool):
+    def __init__(self, command: Any, model: Any, job: Job, sink: Sink, progress: Progress, first: int | None):
         self.command, self.model, self.job, self.sink, self.progress = command, model, job, sink, progress
-        self._begins = begins
+        self._first = first
         self.pictures: dict[str, Image.Image] = {}
         self._base = of_the_job(command, model)
         self._wanted = {cell for cell in job.sheet.shown if isinstance(cell, str)}
@@ -198,17 +213,15 @@ class _Maker:
                 yield item.given
 
         try:
-            for results in self.job.results(self.model, given(), batch, self.progress.clock):
-                writer.put([(awaited.popleft(), result) for result in results])
-            writer.close()
+            with _memory(batch):
+                for results in self.job.results(self.model, given(), batch, self.progress.clock):
+                    writer.put([(awaited.popleft(), result) for result in results])
+                writer.close()
             self._tell(self.sink.close())
         except BaseException as error:
             with contextlib.suppress(BaseException):  # what is made is written, however it ends
                 writer.close()
             self.sink.abandon()
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-                said = str(error).partition("\n")[0]
-                raise ValueError(f"--batch={batch}: is too large for the memory of a device ({said})") from None
             if isinstance(error, OSError):
                 where = f"out={self.command.run.out!r}: cannot be written ({error.strerror or error})"
                 raise ValueError(f"{where}; what is there is kept, and the same command goes on") from None
@@ -225,7 +238,7 @@ class _Maker:
                         continue
                     yield _Opened(number, task, task.open(), block)
                 except (ValueError, OSError) as error:
-                    self._fail(task.name, error)
+                    self._fail(number, task.name, error)
 
     def _record(self, task: Task) -> dict[str, Any]:
         return {**self._base, **task.record, "seed": task.seed}
@@ -240,7 +253,7 @@ class _Maker:
     def _write(self, item: _Opened, encoded: tuple[Image.Image, bytes] | ValueError) -> None:
         task = item.task
         if isinstance(encoded, ValueError):
-            self._fail(task.name, encoded)
+            self._fail(item.number, task.name, encoded)
             return
         image, png = encoded
         about = {"key": task.name, "seed": task.seed, "prompt": task.prompt}
@@ -253,8 +266,8 @@ class _Maker:
         if row is not None and self.command.run.json:
             print(json.dumps(row), flush=True)
 
-    def _fail(self, name: str, error: Exception) -> None:
-        if self.job.failed is None and self._begins and not (self.progress.done or self.progress.skipped):
+    def _fail(self, number: int, name: str, error: Exception) -> None:
+        if self.job.failed is None and number == self._first and not (self.progress.done or self.progress.skipped):
             raise ValueError(f"{name}: {error}")
         self.progress.failed += 1
         if self.job.failed is None:

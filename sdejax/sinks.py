@@ -18,9 +18,11 @@ from sdejax.shards import (
     spans_in,
     write_manifest,
 )
-from sdejax.spans import Span, blocks, without
+from sdejax.spans import Span, blocks, size_of, without
 from sdejax.storage import Folder
 
+_SHARD = 1000
+_FEW_SHARDS = 10  # of one process; of more, one that it has less of than another is little
 _MANIFEST_EVERY, _MANIFEST_SHARE = 60.0, 0.05  # seconds at least, and at most this share of the writing
 
 
@@ -31,8 +33,8 @@ class Sink(Protocol):
         """The numbers that are not there yet, as far as the folder tells at a glance."""
         ...
 
-    def block(self, per_device: int) -> int:
-        """How many tasks in a row are one process's."""
+    def block(self, per_device: int, images: int) -> int:
+        """How many tasks in a row are one process's, of so many that are to be made."""
         ...
 
     def has(self, name: str, record: dict[str, Any]) -> bool:
@@ -62,7 +64,7 @@ class PictureSink:
         """All: each image is looked at when its turn comes."""
         return list(numbers)
 
-    def block(self, per_device: int) -> int:
+    def block(self, per_device: int, images: int) -> int:
         """As many as a device takes at once."""
         return per_device
 
@@ -85,14 +87,17 @@ class PictureSink:
 class ShardSink:
     """A shard for each block, and on process 0 the manifest of all of them.
 
-    `identity` is what makes the job another than one that the folder may hold, of JSON.
+    `identity` is what makes the job another than one that the folder may hold, of JSON; `size` how many images a shard
+    has, or None; this is process `index` of `processes`.
     """
 
-    def __init__(self, folder: Folder, kind: Format, identity: dict[str, Any], size: int, keeps_manifest: bool):
-        self._folder, self._identity, self._size = folder, identity, size
+    def __init__(
+        self, folder: Folder, kind: Format, identity: dict[str, Any], size: int | None, index: int, processes: int
+    ):
+        self._folder, self._identity, self._size, self._processes = folder, identity, size, processes
         self._kind: Format = kind
-        self._keeps_manifest, self._wanted, self._list_next = keeps_manifest, (), 0.0
-        self._begins = False
+        self._keeps_manifest, self._wanted, self._list_next = index == 0, (), 0.0
+        self._alone_and_empty = False
         self._shard: Shard | None = None
 
     def plan(self, numbers: Sequence[Span]) -> list[Span]:
@@ -108,16 +113,19 @@ class ShardSink:
                 f"out={self._folder.shown!r}: holds images of another job; {name} was {json.dumps(before.get(name))}, "
                 f"and is {json.dumps(identity.get(name))}"
             )
-        self._begins = manifest is None
         shards = finished(self._folder, (manifest or {}).get("finished", ()))
+        self._alone_and_empty = self._processes == 1 and not shards
         left = without(numbers, spans_in(shards))
-        remove_unfinished(self._folder, shards, blocks(left, self._size))
+        remove_unfinished(self._folder, shards, blocks(left, self.block(0, size_of(left))))
         self._list(numbers)
         return left
 
-    def block(self, per_device: int) -> int:
-        """A shard's."""
-        return self._size
+    def block(self, per_device: int, images: int) -> int:
+        """A shard's: as is asked, else 1,000, or so few that all processes have as many shards where these are few."""
+        rounds = -(-images // (_SHARD * self._processes))
+        if self._size is not None or self._processes == 1 or not 0 < rounds <= _FEW_SHARDS:
+            return self._size or _SHARD
+        return -(-images // (rounds * self._processes))
 
     def has(self, name: str, record: dict[str, Any]) -> bool:
         """What is there is not planned."""
@@ -138,6 +146,7 @@ class ShardSink:
             return None
         shard, self._shard = self._shard, None
         found = shard.close()
+        self._alone_and_empty = False
         if self._keeps_manifest and time.monotonic() > self._list_next:
             self._list(self._wanted)
         return {"shard": self._folder.show(found["file"]), "images": found["images"]}
@@ -147,7 +156,7 @@ class ShardSink:
         with contextlib.suppress(OSError):
             if self._shard is not None:
                 self._shard.abandon()
-            if self._keeps_manifest and self._begins and not finished(self._folder, ()):
+            if self._alone_and_empty:
                 self._folder.remove(MANIFEST)
 
     def finish(self, numbers: Sequence[Span]) -> None:

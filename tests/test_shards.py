@@ -14,7 +14,8 @@ from PIL import Image
 
 from sdejax.images import png_bytes
 from sdejax.shards import MANIFEST, Row, Shard, finished, read_manifest, remove_unfinished, spans_in, write_manifest
-from sdejax.spans import Span
+from sdejax.sinks import ShardSink
+from sdejax.spans import Span, blocks
 from sdejax.storage import Folder
 from train.sources import open_images
 
@@ -182,3 +183,20 @@ def test_a_full_disk_keeps_what_is_whole():
             write(folder, Span(2, 3))
     assert spans_in(finished(folder)) == [Span(0, 1)]
     assert sorted(folder.sizes()) == ["0000000000-0000000001.json", "0000000000-0000000001.tar"]
+
+
+@pytest.mark.parametrize("processes", [2, 3, 32, 64])
+@pytest.mark.parametrize("images", [1000, 50_000])
+def test_no_process_has_much_more_to_do_than_another(processes, images):
+    """A tenth more than the mean at most. Of shards of 1,000 each 14 of 64 processes would have none for 50,000 images."""
+    size = ShardSink(Folder.open("memory://none"), "tar", {}, None, 0, processes).block(32, images)
+    shards = list(blocks([Span(0, images - 1)], size))
+    assert size <= 1000 and sum(span.size for span in shards) == images
+    assert max(sum(span.size for span in shards[i::processes]) for i in range(processes)) < 1.1 * images / processes
+
+
+def test_a_shard_has_as_many_images_as_is_asked_and_else_a_thousand():
+    def size(asked, processes, images):
+        return ShardSink(Folder.open("memory://none"), "tar", {}, asked, 0, processes).block(32, images)
+
+    assert [size(7, 64, 50_000), size(None, 1, 1500), size(None, 64, 50_000_000)] == [7, 1000, 1000]

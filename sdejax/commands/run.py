@@ -42,8 +42,8 @@ class Run:
     """A PNG and a JSON for each image, or shards of many: tar as WebDataset has it, or parquet. By default PNG up to
     10,000 images, else tar.
     """
-    shard_size: int = 1000
-    """Images in a shard."""
+    shard_size: int | None = None
+    """Images in a shard; by default 1,000, or fewer where some of several processes would else have less to do."""
     cache: str | None = None
     """The folder of compiled programs, which spares the next start most of its time; an fsspec address will do. By
     default SDEJAX_CACHE, else ~/.cache/sdejax; none for none.
