@@ -188,7 +188,7 @@ def test_a_full_disk_keeps_what_is_whole():
 @pytest.mark.parametrize("processes", [2, 3, 32, 64])
 @pytest.mark.parametrize("images", [1000, 50_000])
 def test_no_process_has_much_more_to_do_than_another(processes, images):
-    """A tenth more than the mean at most. Of shards of 1,000 each 14 of 64 processes would have none for 50,000 images."""
+    """A tenth more than the mean at most. Rejects shards of 1,000 each: of 50,000 images 14 of 64 had none."""
     size = ShardSink(Folder.open("memory://none"), "tar", {}, None, 0, processes).block(32, images)
     shards = list(blocks([Span(0, images - 1)], size))
     assert size <= 1000 and sum(span.size for span in shards) == images
