@@ -12,6 +12,7 @@ import pytest
 import sdejax as sj
 from sdejax.generate import DeviceClock, chunked, in_batches
 from tests.tiny import tiny_model
+from tests.train_run import free_port
 
 MODEL = tiny_model()
 SAMPLER = sj.Sampler(2, "edm")
@@ -59,6 +60,41 @@ def test_one_image_or_two_on_each_device_have_the_bits_of_one_device():
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
     run = subprocess.run([sys.executable, "-c", ONE_OR_TWO_EACH], env=environment, check=True, capture_output=True)
     assert run.stdout.split() == [b"True"] * 4
+
+
+# A process's share, as a user's program computes it.
+SHARE = """
+import sys, jax, numpy as np, sdejax as sj
+if int(sys.argv[3]) > 1:
+    jax.distributed.initialize(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+seeds = range(12)[jax.process_index() :: jax.process_count()]
+how = {"prompt": "red heart", "guidance": 2.0, "sampler": sj.Sampler(steps=3), "batch": int(sys.argv[1])}
+images = np.zeros((12, 32, 32, 3), np.float32)
+for made, batch in sj.generate(sj.load("checkpoints/emoji32"), seeds, **how):
+    images[np.asarray(made)] = batch
+np.save(sys.argv[5], images)
+"""
+
+
+def images_of_processes(folder, count, devices, batch):
+    """The twelve images, float32, that so many processes make, each on so many devices."""
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
+    words = [sys.executable, "-c", SHARE, str(batch), f"127.0.0.1:{free_port()}", str(count)]
+    shares = [folder / f"{count}-{devices}-{batch}-{index}.npy" for index in range(count)]
+    run = [subprocess.Popen([*words, str(index), share], env=environment) for index, share in enumerate(shares)]
+    assert [process.wait(timeout=300) for process in run] == [0] * count
+    return sum(np.load(share) for share in shares)
+
+
+def test_processes_and_devices_give_a_seed_the_same_floats(tmp_path):
+    """The trained model, float32 before it is rounded to 8 bits. Rejects other sums for another number of devices or
+    threads (1e-6 and more), and at another batch size noise that is drawn by place (1).
+    """
+    alone = images_of_processes(tmp_path, 1, 1, 2)
+    assert np.ptp(alone, axis=0).max() > 0.5
+    np.testing.assert_array_equal(images_of_processes(tmp_path, 1, 4, 2), alone)
+    np.testing.assert_array_equal(images_of_processes(tmp_path, 2, 2, 2), alone)
+    np.testing.assert_allclose(images_of_processes(tmp_path, 1, 1, 5), alone, atol=1e-5)
 
 
 @pytest.mark.parametrize(
