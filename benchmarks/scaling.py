@@ -3,8 +3,8 @@
     python -m benchmarks.scaling [devices] [writing] [memory] [precision]
 
 `devices`: images/s and the share of time outside the devices for 1, 2 and 4 fake devices and 1 and 2 processes. The
-cores of one machine are all there is: more devices share them, so that the most that can be seen is no loss. Only
-the rows with a core for each process show a gain, and none shows a network or a second machine.
+cores of one machine are all there is: more devices share them, and a gain is that of the cores that one device leaves
+idle. None of the rows shows a network or a second machine.
 `writing`: `sdejax sample` against `sj.generate`, which makes the same images and writes none; both in this process.
 `memory`: of a process that makes 10,000 images of 8 x 8 pixels, as the shards come.
 `precision`: the bundled models in float32 and bfloat16, with the share of the device's peak where that is known.
@@ -124,7 +124,8 @@ def writing(images: int = 256, rounds: int = 10) -> None:
             ):
                 assert sdejax(words) == 0
             shares[form].append(sum(spent) / (time.process_time() - began))
-        return images / json.loads(said.getvalue().splitlines()[-1])["images_per_second_per_device"]
+        found = json.loads(said.getvalue().splitlines()[-1])
+        return images / (found["images_per_second_per_device"] * found["devices"])
 
     shares: dict[str, list[float]] = collections.defaultdict(list)
     runs = {"none": unwritten, "none again": unwritten}

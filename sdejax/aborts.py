@@ -13,6 +13,12 @@ import tempfile
 from collections.abc import Iterator
 
 _PREFIX = "error: "
+
+
+class PeersGone(ValueError):
+    """Another process of the run, without which this one cannot work, is gone: a command's exit code is then 1."""
+
+
 _explain = None  # the handler in force: the C library keeps no reference to it
 
 

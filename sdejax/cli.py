@@ -44,7 +44,11 @@ _VERBS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 2 for bad input, 130 where the person stopped it."""
+    """Run one command; returns its exit code.
+
+    0; 2 for bad input; 130 where the person stopped it; 1 where a scheduler did, or where another process is gone: the
+    same command is then to be started again.
+    """
     # Modules are over a hundred thousand objects that stay. Looking for garbage among them is a tenth of importing them
     # and 0.3 s at the end, when the process goes anyway.
     gc.set_threshold(100_000)
@@ -73,8 +77,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"sdejax.commands.{file}")
         return getattr(module, action)(parse(getattr(module, options), f"sdejax {verb}", rest))
     except (ValueError, OSError) as error:
+        from sdejax.aborts import PeersGone
+
         print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, PeersGone) else 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

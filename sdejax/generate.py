@@ -151,7 +151,7 @@ def in_batches(
     waiting: collections.deque = collections.deque()
     chunks, failure = iter(chunks), None
     with ThreadPoolExecutor(1, "fetch") as fetcher:
-        while failure is None:
+        while True:
             try:
                 items, compute = next(chunks)
                 results = compute(items + [items[-1]] * (size - len(items)))

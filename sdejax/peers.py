@@ -18,21 +18,23 @@ from typing import Any
 
 import jax
 
+from sdejax.aborts import PeersGone
 from sdejax.processes import silence_within
 
 _EVERY = 0.2  # seconds between questions while waiting
 _BEAT = 1.0  # seconds between two signs of life
 
 
-class PeersGone(ValueError):
-    """The coordinator does not answer."""
+def got_on(report: dict[str, Any]) -> int:
+    """How many images a process is through with, of what it says."""
+    return report["done"] + report["skipped"] + report["failed"]
 
 
 class Peers:
     """The processes of this run, after `start_processes(..., independent=True)`.
 
-    `index` and `count` are this process's number and how many there are; `timeout` is in seconds. Every method raises
-    `PeersGone` where process 0 does not answer.
+    `index` and `count` are this process's number and how many there are; `timeout` is in seconds. Methods raise
+    `PeersGone` where process 0 does not answer; but for the last, `leave`.
     """
 
     def __init__(self, timeout: int):
@@ -49,7 +51,7 @@ class Peers:
     def agree(self, name: str, decide: Callable[[], Any]) -> Any:
         """What `decide()` of process 0 returned, of JSON, on all processes; and what it raised, as `ValueError`.
 
-        **Raises:** `ValueError` where process 0 has not said it within the time limit.
+        **Raises:** `PeersGone` where process 0 has not said it within the time limit.
         """
         if self._store is None:
             return decide()
@@ -57,14 +59,14 @@ class Peers:
             try:
                 value = decide()
             except (ValueError, OSError) as error:
-                self._store.key_value_set(f"{name}/0", json.dumps({"error": str(error)}))
+                self._set(f"{name}/0", {"error": str(error)})
                 raise
-            self._store.key_value_set(f"{name}/0", json.dumps({"value": value}))
+            self._set(f"{name}/0", {"value": value})
             return value
         until = time.monotonic() + self.timeout
         while not (said := self._listed(f"{name}/")):
             if time.monotonic() > until:
-                raise ValueError(f"timeout={self.timeout}: process 0 took longer to say its {name}")
+                raise PeersGone(f"timeout={self.timeout}: process 0 took longer to say its {name}")
             time.sleep(_EVERY)
         (answer,) = said.values()
         if "error" in answer:
@@ -112,21 +114,21 @@ class Peers:
         """Say, as process 0, that what is left to do at the end of a run is done."""
         self._set("conclusion/0", True)
 
-    def await_conclusion(self, report: dict[str, Any]) -> None:
-        """Say the last `report`, and wait for process 0 to `conclude`.
+    def await_conclusion(self, report: dict[str, Any]) -> str:
+        """Say the last `report`, and wait for process 0 to `conclude`, at most the time limit while no process gets on.
 
-        Until it is gone, at most the time limit while no process gets on.
+        Returns why the run ends before its work does, or "".
         """
         before, since = None, time.monotonic()
-        with contextlib.suppress(PeersGone):
-            self.tell(report)
-            while not self._listed("conclusion/"):
-                now = {index: (other["done"], other["skipped"]) for index, other in self.reports().items()}
-                if now != before:
-                    before, since = now, time.monotonic()
-                if time.monotonic() - since > self.timeout:
-                    return
-                time.sleep(_EVERY)
+        self.tell(report)
+        while not self._listed("conclusion/"):
+            now = {index: got_on(other) for index, other in self.reports().items()}
+            if now != before:
+                before, since = now, time.monotonic()
+            if time.monotonic() - since > self.timeout:
+                break
+            time.sleep(_EVERY)
+        return self.trouble()
 
     def bring_up_devices(self) -> None:
         """Wait for this process's devices, with a sign of life each second from now on.
@@ -212,11 +214,11 @@ def _begin_beating(store: Any, index: int) -> None:
     global _beating
 
     def beat() -> None:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # process 0 is gone: who asks it next will say so
-            for number in itertools.count():
+        for number in itertools.count():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # where process 0 is gone, who asks it next says so
                 store.key_value_set(f"beat/{index}", str(number), allow_overwrite=True)
-                if _no_more.wait(_BEAT):
-                    return
+            if _no_more.wait(_BEAT):
+                return
 
     _no_more.clear()
     _beating = threading.Thread(target=beat, name="beat", daemon=True)

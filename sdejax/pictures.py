@@ -40,6 +40,12 @@ def write_picture(folder: Folder, name: str, png: bytes, record: dict[str, Any])
     folder.write(f"{name}.json", (json.dumps(record, indent=1) + "\n").encode())
 
 
+def holds_pictures(folder: Folder) -> bool:
+    """Whether there is a PNG with a JSON beside it."""
+    names = folder.sizes().keys()
+    return any(name.endswith(".png") and f"{name.removesuffix('.png')}.json" in names for name in names)
+
+
 def is_done(folder: Folder, name: str, record: dict[str, Any]) -> bool:
     """Whether a PNG is whole and the JSON beside it tells of the same image as `record`.
 

@@ -13,11 +13,12 @@ from typing import Literal
 
 import jax
 
-from sdejax.aborts import aborts_explained
+from sdejax.aborts import PeersGone, aborts_explained
 
 _GONE = {
     False: "another process of this run is gone; the same command goes on from what is written",
-    True: "process 0, which coordinates the others, is gone; the same command goes on from what is written",
+    True: "process 0, which coordinates the others, is gone, unless jaxlib says otherwise above; "
+    "the same command goes on from what is written",
 }
 
 
@@ -31,7 +32,9 @@ class Processes:
     """
 
     start: Literal["auto", "always", "never"] = "auto"
-    """"auto" looks for signs of several processes in the environment; "always" asks jax to find them out."""
+    """"auto" looks for signs of several processes in the environment; "always" asks jax to find them out; "never" looks
+    nowhere, and joins others only where a `coordinator` is given here.
+    """
     coordinator: str = ""
     """host:port of process 0."""
     count: int = 0
@@ -53,9 +56,10 @@ def start_processes(
     `independent` processes live on where another ends; the others end with it, and with their coordinator all do.
     `names` are what the person calls the three that every process may be told.
 
-    **Raises:** `ValueError` where what is known of them is not enough.
+    **Raises:** `ValueError` where what is known of them is not enough, `PeersGone` where they do not find each other.
     """
-    coordinator = processes.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    found = "" if processes.start == "never" else os.environ.get("JAX_COORDINATOR_ADDRESS", "")
+    coordinator = processes.coordinator or found
     count = processes.count or _number("JAX_NUM_PROCESSES", 0)
     index = processes.index if processes.index >= 0 else _number("JAX_PROCESS_ID", -1)
     if processes.timeout < 1:
@@ -87,7 +91,7 @@ def start_processes(
                 shutdown_timeout_seconds=processes.timeout,
             )
     except Exception as error:  # jaxlib has several kinds
-        raise ValueError(f"{names[0]}={coordinator!r}: the processes did not find each other ({error})") from None
+        raise PeersGone(f"{names[0]}={coordinator!r}: the processes did not find each other ({error})") from None
 
 
 def silence_within(seconds: int) -> int:

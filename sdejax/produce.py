@@ -7,12 +7,13 @@ and writes what they have made, at the same time. What is in the folder already 
 import collections
 import contextlib
 import dataclasses
-import json
+import functools
+import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -21,10 +22,10 @@ from PIL import Image
 from sdejax.generate import DeviceClock, on_every_device
 from sdejax.images import png_bytes
 from sdejax.parallel import image_mesh
-from sdejax.peers import Peers
-from sdejax.pictures import of_the_image, of_the_job
+from sdejax.peers import Peers, got_on
+from sdejax.pictures import holds_pictures, of_the_image, of_the_job
 from sdejax.programs import kept_programs
-from sdejax.progress import Progress, summary, tell
+from sdejax.progress import OutputClosed, Progress, summary, tell, tell_machines
 from sdejax.shards import Row, read_manifest
 from sdejax.sheet import Sheet, reduced, write_sheet
 from sdejax.sinks import PictureSink, ShardSink, Sink
@@ -96,25 +97,36 @@ def produce(command: Any, model: Any, job: Job) -> int:
     if run.warmup:
         return _warm_up(command, model, job, per_device)
     peers, folder = Peers(run.timeout), Folder.open(run.out)
-    with folder.made():
-        if peers.index == 0:
-            folder.sweep()
-        kind = run.format or ("png" if size_of(job.numbers) <= _FEW else "tar")
-        sink: Sink = PictureSink(folder)
-        if kind != "png":
-            identity = {**of_the_image(of_the_job(command, model)), **job.identity, "format": kind}
-            sink = ShardSink(folder, kind, identity, run.shard_size, peers.index, peers.count)
-        left = peers.agree("plan", lambda: [(span.first, span.last) for span in sink.plan(job.numbers)])
-        if kind != "png" and read_manifest(folder) is None:
-            raise ValueError(f"--out={run.out!r}: process {peers.index} does not see what process 0 wrote there")
+
+    @functools.cache
+    def sink_for(kind: Literal["png", "tar", "parquet"]) -> Sink:
+        if kind == "png":
+            return PictureSink(folder)
+        identity = {**of_the_image(of_the_job(command, model)), **job.identity, "format": kind}
+        return ShardSink(folder, kind, identity, run.shard_size, peers.index, peers.count)
+
+    def plan() -> list[Any]:
+        folder.sweep()
+        kind = _format(folder, run.format, size_of(job.numbers))
+        left = [(span.first, span.last) for span in sink_for(kind).plan(job.numbers)]
+        return [kind, left, folder.sign() if peers.count > 1 else ""]
+
+    with folder.made(), contextlib.ExitStack() as at_end:
+        kind, left, sign = peers.agree("plan", plan)
+        if sign and peers.index == 0:
+            at_end.callback(folder.remove, sign)
+        sink = sink_for(kind)
         spans = [Span(*pair) for pair in left]
-        dealt = list(blocks(spans, sink.block(per_device, size_of(spans))))[peers.index :: peers.count]
+        all_blocks = blocks(spans, sink.block(per_device, size_of(job.numbers)))
+        dealt = itertools.islice(all_blocks, peers.index, None, peers.count)
         progress = Progress(size_of(spans), devices, peers, run.json)
         first = spans[0].first if spans and size_of(spans) == size_of(job.numbers) else None
         maker = _Maker(command, model, job, sink, progress, first)
         with progress, _told_to_stop(progress):
+            if sign and not folder.has(sign):
+                raise ValueError(f"--out={run.out!r}: process {peers.index} does not see what process 0 wrote there")
             maker.make(dealt, per_device)
-            progress.over = True
+            progress.end()
             peers.tell(progress.report())
             hung = peers.index == 0 and not _await_others(progress, peers)
         if peers.index == 0:
@@ -122,9 +134,24 @@ def produce(command: Any, model: Any, job: Job) -> int:
             peers.conclude()
         else:
             # What started all may end all as soon as one ends with a code other than 0.
-            peers.await_conclusion(progress.report())
+            if (why := peers.await_conclusion(progress.report())) and not progress.stopping:
+                progress.stop(why)
     peers.leave(soon=hung)
     return 1 if progress.stopping else 2 if progress.failed else 0
+
+
+def _format(folder: Folder, asked: str | None, images: int) -> str:
+    """How a job of so many images is written: as is asked, else as what the folder holds is, else as its size says.
+
+    **Raises:** `ValueError` where pictures are asked for in a folder of shards.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return asked or ("png" if images <= _FEW or holds_pictures(folder) else "tar")
+    if asked == "png":
+        kind = manifest["job"]["format"]
+        raise ValueError(f"--format='png': out={folder.shown!r} holds shards, and goes on with --format {kind}")
+    return asked or manifest["job"]["format"]
 
 
 def _warm_up(command: Any, model: Any, job: Job, batch: int) -> int:
@@ -155,7 +182,7 @@ def _warm_up(command: Any, model: Any, job: Job, batch: int) -> int:
         return code
     if command.run.json:
         found = {"compiled": programs.compiled, "loaded": programs.loaded, "images_at_once": size}
-        print(json.dumps({**found, "seconds": round(seconds, 3), "cache": where}), flush=True)
+        tell_machines({**found, "seconds": round(seconds, 3), "cache": where})
     else:
         found = f"{programs.compiled} programs compiled, {programs.loaded} there already"
         print(f"{found}, for {size} images at once, in {seconds:.1f} s: {where}", flush=True)
@@ -202,7 +229,7 @@ class _Maker:
         self._base = of_the_job(command, model)
         self._wanted = {cell for cell in job.sheet.shown if isinstance(cell, str)}
 
-    def make(self, dealt: Sequence[Span], batch: int) -> None:
+    def make(self, dealt: Iterable[Span], batch: int) -> None:
         """Compute and write the blocks, `batch` images at once on each device."""
         writer: Writer[_Opened] = Writer(self._encode, self._write)
         awaited: collections.deque[_Opened] = collections.deque()
@@ -227,7 +254,7 @@ class _Maker:
                 raise ValueError(f"{where}; what is there is kept, and the same command goes on") from None
             raise
 
-    def _opened(self, dealt: Sequence[Span]) -> Iterator[_Opened]:
+    def _opened(self, dealt: Iterable[Span]) -> Iterator[_Opened]:
         for block in dealt:
             if self.progress.stopping:
                 return
@@ -264,7 +291,10 @@ class _Maker:
 
     def _tell(self, row: dict[str, Any] | None) -> None:
         if row is not None and self.command.run.json:
-            print(json.dumps(row), flush=True)
+            try:
+                tell_machines(row)
+            except OutputClosed as error:
+                self.progress.stop(str(error))
 
     def _fail(self, number: int, name: str, error: Exception) -> None:
         if self.job.failed is None and number == self._first and not (self.progress.done or self.progress.skipped):
@@ -284,7 +314,7 @@ def _await_others(progress: Progress, peers: Peers) -> bool:
         left = [i for i in range(1, peers.count) if i not in gone and not reports.get(i, {}).get("over")]
         if not left:
             break
-        now = {index: report["done"] + report["skipped"] for index, report in reports.items()}
+        now = {index: got_on(report) for index, report in reports.items()}
         if now != before:
             before, since = now, time.monotonic()
         if time.monotonic() - since > peers.timeout:
@@ -300,17 +330,18 @@ def _await_others(progress: Progress, peers: Peers) -> bool:
 
 def _conclude(folder: Folder, job: Job, sink: Sink, maker: _Maker, peers: Peers) -> None:
     """The manifest, the sheet, and what there is to say of the whole run."""
-    if isinstance(sink, ShardSink):
-        sink.finish(job.numbers)
-    sheet = write_sheet(folder, job.sheet, maker.pictures)
     reports = [maker.progress.report(), *peers.reports().values()]
-    skipped, found = sum(report["skipped"] for report in reports), summary(reports)
-    if skipped:
-        tell(f"{skipped} of {size_of(job.numbers)} images are done already")
+    found, total = summary(reports), size_of(job.numbers)
+    there = total - maker.progress.total + sum(report["skipped"] for report in reports)
+    if (made := sink.finish(job.numbers)) is not None:
+        found["images"] = made  # of a process that was lost, not those in a shard that it did not finish
+    sheet = write_sheet(folder, job.sheet, maker.pictures, sink.pngs)
+    if there:
+        tell(f"{there} of {total} images are done already")
     if job.failed is None and found["failed"]:
         tell(f"{found['failed']} failed")
     if maker.command.run.json:
-        print(json.dumps({"sheet": sheet, **found}), flush=True)
+        tell_machines({"sheet": sheet, **found})
         return
     where = f", the first of them together in {sheet}" if sheet else ""
     print(f"{found['images']} images written to {folder.shown}{where}", flush=True)

@@ -35,7 +35,7 @@ from sdejax.storage import Folder
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "EQX_ON_ERROR", "NPROC")
 # Settings of jax that change no program.
-_BESIDE = re.compile("cache|recoverab|preemption|cpu_collectives|log_compiles|logging_level")
+_BESIDE = re.compile("cache|recoverab|preemption|cpu_collectives|visible_devices|log_compiles|logging_level")
 _UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
 T = TypeVar("T")
 _DIGEST = hashlib.sha256().digest_size
@@ -57,10 +57,12 @@ class Programs:
         self._results: dict[Any, Any] = {}
         self._writable = True
         self._ahead: Ahead | None = None
+        # A bucket is common to all processes; a disk may be of this process's machine alone.
+        self._keeps = folder.local or jax.process_index() == 0
 
     def expect(self, job: str) -> None:
         """Begin to load what the job of that name had last time."""
-        self._ahead = Ahead(job, self._read, self._write if jax.process_index() == 0 else lambda name, data: None)
+        self._ahead = Ahead(job, self._read, self._write if self._keeps else lambda name, data: None)
 
     def call(
         self, function: Callable[..., Any], lower: Callable[..., Any], static: Iterable[str], args: Any, kwargs: Any
@@ -82,9 +84,10 @@ class Programs:
         name = _name(function, fixed, structure, places)
         found = self._loaded(name, structure, devices, given, named) if name else None
         if found is None:
-            program = _compiled(lower(*args, **kwargs), devices[0].platform)
+            keeps = name is not None and self._keeps
+            program = _compiled(lower(*args, **kwargs), keeps and devices[0].platform == "cpu")
             self.compiled += 1
-            if name and jax.process_index() == 0:
+            if name and keeps:
                 self._keep(name, program, devices)
             found = program, program(*given, **named)
         self._ready[asked], result = found
@@ -124,7 +127,7 @@ class Programs:
         with contextlib.suppress(Exception):  # it is not there, or damaged
             return pickle.loads(self._read(name))
         made = make()
-        if jax.process_index() == 0:
+        if self._keeps:
             self._write(name, pickle.dumps(made))
         return made
 
@@ -176,11 +179,11 @@ def _devices(leaves: Iterable[Any]) -> list[Any]:
     return list(placed[0].device_set) if placed else [jax.local_devices()[0]]
 
 
-def _compiled(lowered: Any, platform: str) -> Any:
-    """A program that can be written; jax's cache has it as well."""
+def _compiled(lowered: Any, whole: bool) -> Any:
+    """The program, `whole` where a CPU's is to be written; jax's cache has it as well."""
     before = _hits
     program = lowered.compile()
-    if platform != "cpu" or _hits == before:
+    if not whole or _hits == before:
         return program
     # What the CPU's backend has loaded it does not write whole: some of its functions would be missing.
     jax.config.update("jax_enable_compilation_cache", False)

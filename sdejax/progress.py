@@ -2,15 +2,21 @@
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
 from typing import Any
 
+from sdejax.aborts import PeersGone
 from sdejax.generate import DeviceClock
-from sdejax.peers import Peers, PeersGone
+from sdejax.peers import Peers
 
 _LOOK, _SAY = 1.0, 10.0  # seconds between looks, and between plain lines
+
+
+class OutputClosed(ValueError):
+    """Nobody reads standard output any more."""
 
 
 class Progress:
@@ -25,7 +31,7 @@ class Progress:
         self.clock = DeviceClock()
         self.done = self.skipped = self.failed = 0
         self.stopping, self.elsewhere, self.over = "", "", False
-        self.started = time.perf_counter()
+        self.started, self._ended = time.perf_counter(), 0.0
         self._said = self.started
         self._end = threading.Event()
         self._first = threading.RLock()  # a signal's handler may come while its own thread holds it
@@ -50,7 +56,8 @@ class Progress:
         self._thread.join()
         if error is not None and not isinstance(error, PeersGone):
             said = str(error).partition(";")[0] or "stopped"
-            self.elsewhere, self.over = f"process {self.peers.index} of {self.peers.count} has ended: {said}", True
+            self.elsewhere = f"process {self.peers.index} of {self.peers.count} has ended: {said}"
+            self.end()
             with contextlib.suppress(PeersGone):
                 self.peers.tell(self.report())
                 self.peers.end(self.elsewhere)
@@ -65,9 +72,13 @@ class Progress:
         else:
             tell(text)
 
+    def end(self) -> None:
+        """This process's work is done; its time ends here."""
+        self._ended, self.over = time.perf_counter(), True
+
     def report(self) -> dict[str, Any]:
         """What this process says of itself. Seconds are those since its devices got their first program."""
-        seconds = 0.0 if self.clock.since is None else time.perf_counter() - self.clock.since
+        seconds = 0.0 if self.clock.since is None else (self._ended or time.perf_counter()) - self.clock.since
         return {
             "done": self.done,
             "skipped": self.skipped,
@@ -91,6 +102,8 @@ class Progress:
         while not self._end.wait(_LOOK):
             try:
                 self._look()
+            except OutputClosed as error:
+                self.stop(str(error))
             except PeersGone as error:
                 self.stop(str(error))
                 return
@@ -115,8 +128,7 @@ class Progress:
         elif time.perf_counter() - self._said > _SAY:
             self._said = time.perf_counter()
             if self.as_json:
-                row = {"done": there, "total": self.total, "images_per_second": rate, "seconds_left": left}
-                print(json.dumps(row), flush=True)
+                tell_machines({"done": there, "total": self.total, "images_per_second": rate, "seconds_left": left})
             else:
                 rest = "" if left is None else f", {rate:.3g} images/s, {_duration(left)} left"
                 self.say(f"{there} of {self.total} images, {time.perf_counter() - self.started:.0f} s{rest}")
@@ -138,6 +150,19 @@ def summary(reports: list[dict[str, Any]]) -> dict[str, Any]:
 def tell(text: str) -> None:
     """A line on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def tell_machines(row: dict[str, Any]) -> None:
+    """A JSON line on standard output.
+
+    **Raises:** `OutputClosed` where nobody reads it any more.
+    """
+    try:
+        print(json.dumps(row), flush=True)
+    except OSError as error:
+        # What is left in its buffer would be written, and fail again, as Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputClosed(f"standard output cannot be written ({error.strerror})") from None
 
 
 def _duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, Literal, Protocol
 
@@ -205,6 +205,42 @@ def spans_in(shards: Sequence[dict[str, Any]]) -> list[Span]:
     )
 
 
+def pngs_in(folder: Folder, shards: Sequence[dict[str, Any]], keys: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Those of `keys` that the shards hold, and their PNG. A shard is read no further than to the last of them."""
+    left = set(keys)
+    for entry in shards:
+        if not left:
+            return
+        stem, kind = entry["file"].rsplit(".", 1)
+        here = left & {line["key"] for line in json.loads(folder.read(f"{stem}.json"))["index"]}
+        if not here:
+            continue
+        left -= here
+        with folder.reading(entry["file"]) as file:
+            for key, png in (_images_of_tar if kind == "tar" else _images_of_parquet)(file):
+                if key in here:
+                    yield key, png
+                    here.remove(key)
+                if not here:
+                    break
+
+
+def _images_of_tar(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=file, mode="r|") as tar:
+        for member in tar:
+            key, _, field = member.name.partition(".")
+            if field == "png" and (data := tar.extractfile(member)) is not None:
+                yield key.replace("%2E", ".").replace("%25", "%"), data.read()
+
+
+def _images_of_parquet(file: IO[bytes]) -> Iterator[tuple[str, bytes]]:
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=["key", "image"]):
+        for row in batch.to_pylist():
+            yield row["key"], row["image"]["bytes"]
+
+
 def remove_unfinished(folder: Folder, shards: Sequence[dict[str, Any]], planned: Iterable[Span]) -> None:
     """Remove what is left of unfinished shards, but for those that will be written anew under the same name."""
     kept = {span.name for span in planned} | {entry["file"].partition(".")[0] for entry in shards}
@@ -214,17 +250,25 @@ def remove_unfinished(folder: Folder, shards: Sequence[dict[str, Any]], planned:
 
 
 def read_manifest(folder: Folder) -> dict[str, Any] | None:
-    """The manifest of a folder, or None where it has none that can be read."""
+    """The manifest of a folder, or None where it has none.
+
+    **Raises:** `OSError` where it cannot be read, `ValueError` where it is damaged or no manifest of ours.
+    """
     try:
         manifest = json.loads(folder.read(MANIFEST))
-        return manifest if {"job", "finished"} <= set(manifest) else None
-    except (OSError, ValueError, TypeError):
+        _ = manifest["job"]["format"], [entry["file"] for entry in manifest["finished"]]
+    except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError):
+        told = "is damaged; where the shards beside it are of this job, remove it, and it is written anew from them"
+        raise ValueError(f"{folder.show(MANIFEST)}: {told}") from None
+    return manifest
 
 
-def write_manifest(folder: Folder, job: dict[str, Any], wanted: Sequence[Span]) -> list[dict[str, Any]]:
-    """List the finished shards in the manifest, and return them."""
-    shards = finished(folder, (read_manifest(folder) or {}).get("finished", ()))
+def write_manifest(
+    folder: Folder, job: dict[str, Any], wanted: Sequence[Span], shards: Sequence[dict[str, Any]]
+) -> None:
+    """List the finished shards in the manifest; it is complete where they hold all that is wanted."""
     manifest = {
         "job": job,
         "images": sum(entry["images"] for entry in shards),
@@ -232,4 +276,3 @@ def write_manifest(folder: Folder, job: dict[str, Any], wanted: Sequence[Span]) 
         "finished": shards,
     }
     folder.write(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
-    return shards

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from PIL import Image
 
@@ -37,9 +37,18 @@ def reduced(image: Image.Image) -> Image.Image:
     return copy
 
 
-def write_sheet(folder: Folder, sheet: Sheet, pictures: dict[str, Image.Image]) -> str | None:
-    """Write the sheet of `pictures`, by name, and of PNG files of the folder; its address, or None without any cell."""
-    cells = [_find(folder, cell, pictures) if isinstance(cell, str) else reduced(cell) for cell in sheet.shown]
+def write_sheet(
+    folder: Folder,
+    sheet: Sheet,
+    pictures: dict[str, Image.Image],
+    find: Callable[[Set[str]], Iterable[tuple[str, bytes]]],
+) -> str | None:
+    """Write the sheet of `pictures`, by name, and of the PNG that `find` gives of others; its address, or None without
+    any cell.
+    """
+    missing = {cell for cell in sheet.shown if isinstance(cell, str)} - pictures.keys()
+    pictures = pictures | {name: _reduced_png(png) for name, png in find(missing)}
+    cells = [pictures.get(cell) if isinstance(cell, str) else reduced(cell) for cell in sheet.shown]
     there = [cell for cell in cells if cell is not None]
     if not there:
         return None
@@ -47,11 +56,6 @@ def write_sheet(folder: Folder, sheet: Sheet, pictures: dict[str, Image.Image]) 
     return folder.show(NAME)
 
 
-def _find(folder: Folder, name: str, pictures: dict[str, Image.Image]) -> Image.Image | None:
-    if name in pictures:
-        return pictures[name]
-    try:
-        with Image.open(io.BytesIO(folder.read(f"{name}.png"))) as image:
-            return reduced(image)
-    except FileNotFoundError:
-        return None
+def _reduced_png(png: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(png)) as image:
+        return reduced(image)

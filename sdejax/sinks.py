@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 from sdejax.pictures import is_done, write_picture
@@ -13,6 +13,7 @@ from sdejax.shards import (
     Row,
     Shard,
     finished,
+    pngs_in,
     read_manifest,
     remove_unfinished,
     spans_in,
@@ -34,7 +35,7 @@ class Sink(Protocol):
         ...
 
     def block(self, per_device: int, images: int) -> int:
-        """How many tasks in a row are one process's, of so many that are to be made."""
+        """How many tasks in a row are one process's, of so many that the job has."""
         ...
 
     def has(self, name: str, record: dict[str, Any]) -> bool:
@@ -51,6 +52,14 @@ class Sink(Protocol):
 
     def abandon(self) -> None:
         """Leave no half of a file."""
+        ...
+
+    def finish(self, numbers: Sequence[Span]) -> int | None:
+        """End the job, as process 0; how many images are there now that were not, where that is known."""
+        ...
+
+    def pngs(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Those of these images that are there, by name, and their PNG."""
         ...
 
 
@@ -83,6 +92,15 @@ class PictureSink:
     def abandon(self) -> None:
         """Each image is a file of its own."""
 
+    def finish(self, numbers: Sequence[Span]) -> None:
+        """Each image is a file of its own."""
+
+    def pngs(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Each from its file."""
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                yield name, self._folder.read(f"{name}.png")
+
 
 class ShardSink:
     """A shard for each block, and on process 0 the manifest of all of them.
@@ -97,6 +115,8 @@ class ShardSink:
         self._folder, self._identity, self._size, self._processes = folder, identity, size, processes
         self._kind: Format = kind
         self._keeps_manifest, self._wanted, self._list_next = index == 0, (), 0.0
+        self._finished: list[dict[str, Any]] = []
+        self._before = 0
         self._alone_and_empty = False
         self._shard: Shard | None = None
 
@@ -116,8 +136,9 @@ class ShardSink:
         shards = finished(self._folder, (manifest or {}).get("finished", ()))
         self._alone_and_empty = self._processes == 1 and not shards
         left = without(numbers, spans_in(shards))
-        remove_unfinished(self._folder, shards, blocks(left, self.block(0, size_of(left))))
-        self._list(numbers)
+        remove_unfinished(self._folder, shards, blocks(left, self.block(0, size_of(numbers))))
+        self._list(numbers, shards)
+        self._before = _images(shards)
         return left
 
     def block(self, per_device: int, images: int) -> int:
@@ -144,8 +165,8 @@ class ShardSink:
         """End the shard under way, if there is one."""
         if self._shard is None:
             return None
-        shard, self._shard = self._shard, None
-        found = shard.close()
+        found = self._shard.close()
+        self._shard = None  # not before: what fails in closing leaves something to abandon
         self._alone_and_empty = False
         if self._keeps_manifest and time.monotonic() > self._list_next:
             self._list(self._wanted)
@@ -159,13 +180,23 @@ class ShardSink:
             if self._alone_and_empty:
                 self._folder.remove(MANIFEST)
 
-    def finish(self, numbers: Sequence[Span]) -> None:
-        """List what all processes have made."""
+    def finish(self, numbers: Sequence[Span]) -> int:
+        """List what all processes have made, and count it."""
         self._list(numbers)
+        return _images(self._finished) - self._before
 
-    def _list(self, numbers: Sequence[Span]) -> None:
+    def pngs(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """From the shards that were finished when they were last listed."""
+        return pngs_in(self._folder, self._finished, names)
+
+    def _list(self, numbers: Sequence[Span], shards: list[dict[str, Any]] | None = None) -> None:
         self._wanted = tuple(numbers)
         began = time.monotonic()
-        write_manifest(self._folder, self._identity, self._wanted)
+        self._finished = finished(self._folder, self._finished) if shards is None else shards
+        write_manifest(self._folder, self._identity, self._wanted, self._finished)
         now = time.monotonic()  # tens of thousands of shards in a bucket take a while to list
         self._list_next = now + max(_MANIFEST_EVERY, (now - began) / _MANIFEST_SHARE)
+
+
+def _images(shards: Sequence[dict[str, Any]]) -> int:
+    return sum(entry["images"] for entry in shards)

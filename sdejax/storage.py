@@ -14,6 +14,7 @@ from typing import IO, Any
 import fsspec
 
 _PART = re.compile(r"\..+\.[0-9a-f]{32}\.part")
+_PATTERN = frozenset("*?[")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +71,25 @@ class Folder:
         with _errors_of_the_system():
             return self.files.cat_file(f"{self.path}/{name}")
 
+    def reading(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """A file to read from."""
+        return self.files.open(f"{self.path}/{name}", "rb")
+
     def remove(self, name: str) -> None:
         """**Raises:** `FileNotFoundError`."""
         with _errors_of_the_system():
-            self.files.rm(f"{self.path}/{name}")
+            self.files.rm_file(f"{self.path}/{name}")
+
+    def sign(self) -> str:
+        """Write an empty file by which others see that theirs is the same folder; its name. What is left is swept."""
+        name = f".sign.{uuid.uuid4().hex}.part"
+        self.write(name, b"")
+        return name
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        with _errors_of_the_system():
+            return self.files.isfile(f"{self.path}/{name}")
 
     def write(self, name: str, data: bytes) -> None:
         """**Raises:** `OSError` where it cannot be written."""
@@ -89,14 +105,21 @@ class Folder:
                 with self.files.open(part, "wb") as file:
                     yield file
                 try:
-                    self.files.mv(part, f"{self.path}/{name}")
+                    self._rename(part, f"{self.path}/{name}")
                 except FileNotFoundError:
                     told = "was taken away half-written, as another run does that begins there"
                     raise OSError(f"{name} {told}") from None
         except BaseException:
             with contextlib.suppress(Exception):
-                self.files.rm(part)
+                self.files.rm_file(part)
             raise
+
+    def _rename(self, path: str, target: str) -> None:
+        if self.local or not _PATTERN.intersection(path):
+            self.files.mv(path, target)
+        else:  # most buckets' clients would take the path for a pattern
+            self.files.cp_file(path, target)
+            self.files.rm_file(path)
 
     @contextlib.contextmanager
     def made(self) -> Iterator[None]:
@@ -113,7 +136,7 @@ class Folder:
                 self.files.makedirs(self.path, exist_ok=True)
                 probe = f"{self.path}/.writable-{uuid.uuid4().hex}"  # of this process alone, and nothing to sweep
                 self.files.pipe_file(probe, b"")
-                self.files.rm(probe)
+                self.files.rm_file(probe)
         except OSError as error:
             raise ValueError(f"--out={self.shown!r}: cannot be written ({error.strerror or error})") from None
         try:

@@ -215,12 +215,19 @@ _POD = {
 }  # fmt: skip
 _JOB = {
     "parallelism!": int, "completions!": int, "completionMode!": str, "backoffLimit!": int,
+    "podFailurePolicy": {
+        "rules!": [
+            {"action!": str, "onExitCodes": {"containerName": str, "operator!": str, "values!": [int]}},
+        ],
+    },
     "template!": {"spec!": _POD},
 }  # fmt: skip
 _JOBSET = {
     "apiVersion!": str, "kind!": str, "metadata!": {"name!": str, "annotations": _ANY},
     "spec!": {
-        "failurePolicy": {"maxRestarts": int},
+        "failurePolicy": {
+            "maxRestarts": int, "rules": [{"name!": str, "action!": str, "onJobFailureReasons": [str]}],
+        },
         "replicatedJobs!": [{"name!": str, "replicas": int, "template!": {"spec!": _JOB}}],
     },
 }  # fmt: skip
@@ -264,6 +271,13 @@ def _complaints(manifest):
         found.append("completionMode: without Indexed a pod has no number")
     if pod["restartPolicy"] != "Never" or job["backoffLimit"] != 0:
         found.append("a pod would start anew by itself")
+    [lost], [given_up] = job["podFailurePolicy"]["rules"], manifest["spec"]["failurePolicy"]["rules"]
+    ends = lost == {
+        "action": "FailJob",
+        "onExitCodes": {"containerName": container["name"], "operator": "In", "values": [2]},
+    } and (given_up["action"], given_up["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
+    if not ends:
+        found.append("bad input would be tried again")
     if resource == "google.com/tpu":
         topology, accelerator = "cloud.google.com/gke-tpu-topology", "cloud.google.com/gke-tpu-accelerator"
         if not {topology, accelerator} <= set(selector):
@@ -317,6 +331,8 @@ _BOX = (*_IN_POD, "containers", 0)
         ("gke_tpu", (*_SPEC, "parallelism"), "4", "parallelism: must be int"),
         ("gke_tpu", (*_SPEC, "completionMode"), "NonIndexed", "completionMode"),
         ("gke_tpu", (*_SPEC, "backoffLimit"), 6, "start anew"),
+        ("gke_tpu", (*_SPEC, "podFailurePolicy", "rules", 0, "onExitCodes", "values"), [1], "tried again"),
+        ("gke_gpu", (*_BOX, "name"), "other", "tried again"),
         ("gke_tpu", (*_IN_POD, "nodeSelector", "cloud.google.com/gke-tpu-topology"), "4x8", "chips of the topology"),
         ("gke_tpu", (*_IN_POD, "nodeSelector", "cloud.google.com/gke-tpu-topology"), None, "nodeSelector"),
         ("gke_tpu", (*_IN_POD, "volumes", 0, "name"), "other", "volumeMounts"),

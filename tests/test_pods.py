@@ -49,11 +49,11 @@ def sample(model, out, *more):
     return ["sample", model, "--prompt", "red heart", *WORDS, "--out", str(out), *map(str, more)]
 
 
-def images_in(out):
+def images_in(out, complete=True):
     """Key to pixels, of all shards; each key once, each as its index says, and the manifest lists them all."""
     found = {}
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["complete"]
+    assert manifest["complete"] == complete
     assert {entry["file"] for entry in manifest["finished"]} == {path.name for path in out.glob("*.tar")}
     for path in sorted(out.glob("*.tar")):
         index = json.loads(path.with_suffix(".json").read_text())
@@ -200,13 +200,17 @@ def test_one_that_is_lost_is_named_and_the_others_end_in_order(model, tmp_path):
         time.sleep(0.1)
     pair[1].send_signal(signal.SIGKILL)
     began = time.monotonic()
-    _, said = pair[0].communicate(timeout=120)
+    out, said = pair[0].communicate(timeout=120)
     assert pair[0].returncode == 1, said
     assert "error: process 1 of 2 is gone; the same command makes what is missing" in said
     assert time.monotonic() - began < 60
     assert len(list((tmp_path / "out").glob(".*"))) <= 1  # that of the killed process
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["images"] > 0 and not manifest["complete"]
+    # Rejects a count with the images in the shard that the killed process had under way.
+    assert (
+        f"{manifest['images']} images written" in out and len(images_in(tmp_path / "out", False)) == manifest["images"]
+    )
 
 
 def test_devices_that_are_not_there_are_one_sentence(model, tmp_path):

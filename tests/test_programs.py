@@ -271,6 +271,10 @@ def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs
 
 def test_other_flags_sources_and_settings_have_other_folders(cache, monkeypatch):
     found = {opened(cache).folder.path}
+    jax.config.update("jax_cuda_visible_devices", "1")  # as jax.distributed does where each process has one GPU
+    found.add(opened(cache).folder.path)
+    jax.config.update("jax_cuda_visible_devices", "all")
+    assert len(found) == 1
     monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_some_flag=true")
     found.add(opened(cache).folder.path)
     monkeypatch.setattr(programs, "_sources", lambda: "other")

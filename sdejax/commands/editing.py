@@ -116,7 +116,9 @@ def _job(
     def finish(given: _Given, result: np.ndarray) -> Image.Image:
         return editor.finish(given.input)(result)
 
-    told = json.dumps([[one.name, one.seed, of_the_image(dataclasses.asdict(one.command))] for one, _ in numbered])
+    told = hashlib.sha256()
+    for one, _ in numbered:
+        told.update(json.dumps([one.name, one.seed, of_the_image(dataclasses.asdict(one.command))]).encode())
     return Job(
         [Span(0, len(numbered) - 1)] if numbered else [],
         tasks,
@@ -125,7 +127,7 @@ def _job(
         list(itertools.accumulate(map(len, groups[:-1]), initial=0)) if groups else [],
         sheet,
         failed,
-        {"entries": hashlib.sha256(told.encode()).hexdigest()},
+        {"entries": told.hexdigest()},
     )
 
 
