@@ -156,7 +156,7 @@ def test_a_shard_that_fails_as_it_ends_leaves_nothing():
 
 
 def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_path, monkeypatch):
-    """As the hosts of a pod have them. Rejects process 0 as the only one that keeps: the others compiled at every start."""
+    """As the hosts of a pod have them. Rejects process 0 as the only one that keeps: others compiled at every start."""
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     for number in range(2):
         shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
