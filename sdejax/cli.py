@@ -79,11 +79,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         from sdejax.aborts import PeersGone
 
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        return 1 if isinstance(error, PeersGone) else 2
+        said, code = " ".join(str(error).split()), 1 if isinstance(error, PeersGone) else 2
+        print(f"error: {said}", file=sys.stderr)
+        _leave_others(said, code)
+        return code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
+        _leave_others("stopped", 130)
         return 130
+
+
+def _leave_others(why: str, code: int) -> None:
+    """Where this is one of several processes that make images, it does not end without a word."""
+    if "sdejax.peers" in sys.modules:
+        sys.modules["sdejax.peers"].leave_early(why, code)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ spans processes: each has seeds of its own and needs nothing of the others.
 import collections
 import dataclasses
 import itertools
+import operator
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,8 +73,8 @@ def generate(
     - `prompt`: a text for all, or one for each seed. `guidance`, `negative`: as in `Model.denoiser`.
     - `sampler`: steps, grid, solver, stochasticity.
     - `batch`: images that a device computes at once. An image is its seed: bit for bit the same wherever this is the
-      same, on one kind of hardware (to which on a CPU the number of XLA's threads belongs), and to 1e-5 otherwise. The
-      last batch is filled up, and compiles nothing.
+      same, on one kind of hardware (to which on a CPU the number of XLA's threads belongs), and to 1e-5 otherwise, the
+      root of an image's mean square. The last batch is filled up, and compiles nothing.
     - `devices`: some of `jax.local_devices()`, by default all.
     - `clock`: a `DeviceClock`, told when the devices work.
 
@@ -84,7 +85,7 @@ def generate(
     """
     if batch < 1:
         raise ValueError(f"batch={batch}: must be at least 1")
-    mesh = image_mesh(devices or jax.local_devices())
+    mesh = image_mesh(jax.local_devices() if devices is None else list(devices))
     model = on_every_device(model, mesh)
     one = model.denoiser(prompt, guidance, negative) if isinstance(prompt, str) else None
 
@@ -105,7 +106,10 @@ def _paired(seeds: Iterable[int], texts: Iterable[str | None]) -> Iterator[tuple
     for seed, text in zip(seeds, texts, strict=False):
         if text is None:
             raise ValueError(f"prompt: there are fewer texts than seeds; seed {seed} has none")
-        yield seed, text
+        try:
+            yield operator.index(seed), text
+        except TypeError:
+            raise ValueError(f"seeds: {seed!r}: must be whole numbers") from None
 
 
 def on_every_device(model: Model, mesh: Mesh) -> Model:

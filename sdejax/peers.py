@@ -23,6 +23,8 @@ from sdejax.processes import silence_within
 
 _EVERY = 0.2  # seconds between questions while waiting
 _BEAT = 1.0  # seconds between two signs of life
+_LINGER = 60  # seconds at most that process 0 waits for the others where it ends early
+_NOTHING = {"done": 0, "skipped": 0, "failed": 0, "devices": 0, "busy": 0.0, "seconds": 0.0}  # the report of no work
 
 
 def got_on(report: dict[str, Any]) -> int:
@@ -65,6 +67,8 @@ class Peers:
             return value
         until = time.monotonic() + self.timeout
         while not (said := self._listed(f"{name}/")):
+            if why := self.trouble():
+                raise PeersGone(why)
             if time.monotonic() > until:
                 raise PeersGone(f"timeout={self.timeout}: process 0 took longer to say its {name}")
             time.sleep(_EVERY)
@@ -176,22 +180,26 @@ class Peers:
         if self._store is None:
             return
         if self.index == 0:
-            # It answers when none but this process is connected, and has no limit of its own.
-            asked = threading.Thread(target=self._others_disconnect, name="leave", daemon=True)
-            asked.start()
-            asked.join(3.0 * _BEAT if soon else max(self.timeout, self.silence) + _BEAT)
-            if asked.is_alive():  # one of them hangs; the connection cannot be ended over an open question
-                if not soon:
-                    print("error: another process has ended its work and does not leave", file=sys.stderr)
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(1)
+            left = self._others_left(3.0 * _BEAT if soon else max(self.timeout, self.silence) + _BEAT)
+            if not left and not soon:
+                print("error: another process has ended its work and does not leave", file=sys.stderr)
+            if not left:
+                _exit(1)
         _stop_beating()
         jax.distributed.shutdown()
 
-    def _others_disconnect(self) -> None:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):
-            self._store.get_live_nodes(list(range(self.count)))  # pyright: ignore[reportOptionalMemberAccess]
+    def _others_left(self, seconds: float) -> bool:
+        """Whether all others end the connection in that time. Else it cannot be ended, over an open question."""
+
+        def ask() -> None:
+            # It answers when none but this process is connected, and has no limit of its own.
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._store.get_live_nodes(list(range(self.count)))  # pyright: ignore[reportOptionalMemberAccess]
+
+        asked = threading.Thread(target=ask, name="leave", daemon=True)
+        asked.start()
+        asked.join(seconds)
+        return not asked.is_alive()
 
     def _set(self, key: str, value: Any) -> None:
         if self._store is not None:
@@ -203,6 +211,35 @@ class Peers:
             return {}
         with _answered():
             return {key.rpartition("/")[2]: json.loads(value) for key, value in self._store.key_value_dir_get(folder)}
+
+
+def leave_early(why: str, code: int) -> None:
+    """As one of several processes, tell the others why it ends, and leave; alone, or once it has left, do nothing.
+
+    Without process 0 the others are ended by jaxlib: it waits until they have finished what they write, no longer than
+    a process may be silent, and exits with `code` where one has not.
+    """
+    if _beating is None:
+        return
+    peers = Peers(_LINGER)
+    said = f"process {peers.index} of {peers.count} has ended: {why}"
+    try:
+        if not peers._listed("report/").get(str(peers.index), {}).get("over"):
+            peers.tell({**_NOTHING, "over": True, "stopped": said})
+        peers.end(said)
+        if peers.index == 0 and not peers._others_left(_LINGER):
+            _exit(code)
+    except (PeersGone, KeyboardInterrupt):
+        _exit(code)
+    _stop_beating()
+    jax.distributed.shutdown()
+
+
+def _exit(code: int) -> None:
+    """End at once, without what Python and jax do as they end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 _no_more = threading.Event()
@@ -235,6 +272,8 @@ def _answered() -> Iterator[None]:
 
 
 def _stop_beating() -> None:
+    global _beating
     _no_more.set()
     if _beating is not None:
         _beating.join(5.0 * _BEAT)
+    _beating = None

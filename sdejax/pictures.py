@@ -13,7 +13,12 @@ _NOT_OF_THE_IMAGE = {
     "out", "seeds", "batch", "json", "format", "shard_size", "cache", "warmup", "coordinator", "processes",
     "process_id", "timeout",
 }  # fmt: skip
-_NOT_OF_THE_RECORD = {"snapshot", "manifest", "sweep", "versions", "png_sha256"}
+NOT_OF_THE_RECORD = {"snapshot", "manifest", "sweep", "versions", "png_sha256"}
+
+
+def versions() -> dict[str, str]:
+    """Of what computes an image."""
+    return {name: importlib.metadata.version(name) for name in ("sdejax", "jax", "jaxlib", "diffrax", "flax")}
 
 
 def of_the_job(command: Any, model: Any) -> dict[str, Any]:
@@ -22,15 +27,20 @@ def of_the_job(command: Any, model: Any) -> dict[str, Any]:
         "command": type(command).__name__.lower(),
         **dataclasses.asdict(command),
         "snapshot_hash": model.source,
-        "versions": {name: importlib.metadata.version(name) for name in ("sdejax", "jax", "jaxlib", "diffrax", "flax")},
+        "versions": versions(),
     }
 
 
 def of_the_image(record: dict[str, Any]) -> dict[str, Any]:
     """What of a record says what its image is: not where its files are, nor how it was computed."""
-    elsewhere = {*_NOT_OF_THE_RECORD, *record.get("inputs", ())}
+    elsewhere = {*NOT_OF_THE_RECORD, *record.get("inputs", ())}
     image = {key: value for key, value in record.items() if key not in elsewhere}
     return {**image, "run": {key: value for key, value in record["run"].items() if key not in _NOT_OF_THE_IMAGE}}
+
+
+def difference(one: dict[str, Any], other: dict[str, Any]) -> str | None:
+    """The first name that two descriptions, of JSON, have different values of."""
+    return next((name for name in (*one, *other) if one.get(name) != other.get(name)), None)
 
 
 def write_picture(folder: Folder, name: str, png: bytes, record: dict[str, Any]) -> None:

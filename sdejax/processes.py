@@ -6,6 +6,8 @@ import functools
 import importlib.util
 import os
 import re
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -73,6 +75,8 @@ def start_processes(
     if not coordinator and (processes.start == "never" or (processes.start == "auto" and not _several())):
         return
     explicit = (coordinator, count, index) if coordinator else (None, None, None)
+    if coordinator and index == 0:
+        _check_port(coordinator, names[0])
     if independent:
         jax.config.update("jax_enable_recoverability", True)
         # CPU devices would be joined by Gloo, which none of them needs, and which speaks on standard output.
@@ -80,7 +84,11 @@ def start_processes(
         # It would take a scheduler's signal to stop, for a barrier of all at some later step.
         jax.config.update("jax_enable_preemption_service", False)
     try:
-        with aborts_explained(processes.timeout, _GONE[independent]), _registered_within(processes.timeout):
+        with (
+            aborts_explained(processes.timeout, _GONE[independent]),
+            _registered_within(processes.timeout),
+            _ended_by_ctrl_c(),
+        ):
             jax.distributed.initialize(
                 *explicit,
                 # What ends the wait is the coordinator's limit, which knows who is missing.
@@ -113,6 +121,27 @@ def _registered_within(seconds: int) -> Iterator[None]:
         yield
     finally:
         _jax.get_distributed_runtime_service = make
+
+
+def _check_port(coordinator: str, name: str) -> None:
+    """**Raises:** `ValueError` where another program listens there: jaxlib would crash, or share the port with it."""
+    try:
+        socket.create_server(("", int(coordinator.rpartition(":")[2]))).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"{name}={coordinator!r}: process 0 cannot listen there ({error})") from None
+
+
+@contextlib.contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Python would look at a Ctrl-C only when jaxlib returns, minutes later."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _number(name: str, otherwise: int) -> int:

@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import signal
 import threading
 import time
@@ -19,11 +20,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from sdejax.generate import DeviceClock, on_every_device
+from sdejax.generate import DeviceClock, chunked, on_every_device
 from sdejax.images import png_bytes
 from sdejax.parallel import image_mesh
 from sdejax.peers import Peers, got_on
-from sdejax.pictures import holds_pictures, of_the_image, of_the_job
+from sdejax.pictures import NOT_OF_THE_RECORD, difference, holds_pictures, of_the_image, of_the_job
 from sdejax.programs import kept_programs
 from sdejax.progress import OutputClosed, Progress, summary, tell, tell_machines
 from sdejax.shards import Row, read_manifest
@@ -64,6 +65,7 @@ class Job:
     - `failed(name, error)`: told of a task that comes to nothing. Without it the first image of all ends the job, if
       it is the one, as then all might; later ones are told on standard error.
     - `identity`: what tells the job from others of the same command.
+    - `unread`: how many more tasks there would be, had what says them been readable. They count as failed.
     """
 
     numbers: Sequence[Span]
@@ -74,6 +76,7 @@ class Job:
     sheet: Sheet
     failed: Callable[[str, Exception], None] | None = None
     identity: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unread: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,25 +99,34 @@ def produce(command: Any, model: Any, job: Job) -> int:
     per_device = run.batch or min(BATCH, max(1, -(-job.largest // (devices * jax.process_count()))))
     if run.warmup:
         return _warm_up(command, model, job, per_device)
+    if job.unread and not job.numbers:
+        raise ValueError(f"nothing to do: {job.unread} failed")
     peers, folder = Peers(run.timeout), Folder.open(run.out)
+
+    identity = json.loads(json.dumps({**of_the_image(of_the_job(command, model)), **job.identity}))
+    asked = {**identity, "batch": run.batch, "shard-size": run.shard_size}
 
     @functools.cache
     def sink_for(kind: Literal["png", "tar", "parquet"]) -> Sink:
         if kind == "png":
             return PictureSink(folder)
-        identity = {**of_the_image(of_the_job(command, model)), **job.identity, "format": kind}
-        return ShardSink(folder, kind, identity, run.shard_size, peers.index, peers.count)
+        about = {**identity, "format": kind}
+        return ShardSink(folder, kind, about, run.shard_size, peers.index, peers.count)
 
     def plan() -> list[Any]:
         folder.sweep()
         kind = _format(folder, run.format, size_of(job.numbers))
         left = [(span.first, span.last) for span in sink_for(kind).plan(job.numbers)]
-        return [kind, left, folder.sign() if peers.count > 1 else ""]
+        return [kind, left, folder.sign() if peers.count > 1 else "", asked]
 
     with folder.made(), contextlib.ExitStack() as at_end:
-        kind, left, sign = peers.agree("plan", plan)
+        with _writing(run.out):
+            kind, left, sign, theirs = peers.agree("plan", plan)
         if sign and peers.index == 0:
             at_end.callback(folder.remove, sign)
+        if (name := difference(theirs, asked)) is not None:
+            told = f"is {json.dumps(asked.get(name))}, and of process 0 {json.dumps(theirs.get(name))}"
+            raise ValueError(f"{name}: of process {peers.index} {told}; all must be started with the same options")
         sink = sink_for(kind)
         spans = [Span(*pair) for pair in left]
         all_blocks = blocks(spans, sink.block(per_device, size_of(job.numbers)))
@@ -129,15 +141,17 @@ def produce(command: Any, model: Any, job: Job) -> int:
             progress.end()
             peers.tell(progress.report())
             hung = peers.index == 0 and not _await_others(progress, peers)
+        failed = progress.failed + job.unread
         if peers.index == 0:
-            _conclude(folder, job, sink, maker, peers)
+            with _writing(run.out):
+                failed = _conclude(folder, job, sink, maker, peers)
             peers.conclude()
         else:
             # What started all may end all as soon as one ends with a code other than 0.
             if (why := peers.await_conclusion(progress.report())) and not progress.stopping:
                 progress.stop(why)
     peers.leave(soon=hung)
-    return 1 if progress.stopping else 2 if progress.failed else 0
+    return 1 if progress.stopping else 2 if failed else 0
 
 
 def _format(folder: Folder, asked: str | None, images: int) -> str:
@@ -202,6 +216,16 @@ def _memory(batch: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _writing(out: str) -> Iterator[None]:
+    """**Raises:** `ValueError` where the folder cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        where = f"out={out!r}: cannot be written ({error.strerror or error})"
+        raise ValueError(f"{where}; what is there is kept, and the same command goes on") from None
+
+
+@contextlib.contextmanager
 def _told_to_stop(progress: Progress) -> Iterator[None]:
     """SIGTERM, the way of schedulers: the block under way is finished. A second one ends the process at once."""
     if threading.current_thread() is not threading.main_thread():
@@ -240,35 +264,38 @@ class _Maker:
                 yield item.given
 
         try:
-            with _memory(batch):
+            with _memory(batch), _writing(self.command.run.out):
                 for results in self.job.results(self.model, given(), batch, self.progress.clock):
                     writer.put([(awaited.popleft(), result) for result in results])
                 writer.close()
-            self._tell(self.sink.close())
-        except BaseException as error:
+                self._tell(self.sink.close())
+        except BaseException:
             with contextlib.suppress(BaseException):  # what is made is written, however it ends
                 writer.close()
             self.sink.abandon()
-            if isinstance(error, OSError):
-                where = f"out={self.command.run.out!r}: cannot be written ({error.strerror or error})"
-                raise ValueError(f"{where}; what is there is kept, and the same command goes on") from None
             raise
 
     def _opened(self, dealt: Iterable[Span]) -> Iterator[_Opened]:
         for block in dealt:
             if self.progress.stopping:
                 return
-            for number, task in self.job.tasks(block):
-                try:
-                    if self.sink.has(task.name, self._record(task)):
-                        self.progress.skipped += 1
-                        continue
-                    yield _Opened(number, task, task.open(), block)
-                except (ValueError, OSError) as error:
-                    self._fail(number, task.name, error)
+            for tasks in chunked(self.job.tasks(block), BATCH):
+                done = self.sink.has([(task.name, self._record(task)) for _, task in tasks])
+                self.progress.skipped += sum(done)
+                for number, task in (pair for pair, there in zip(tasks, done, strict=True) if not there):
+                    try:
+                        yield _Opened(number, task, task.open(), block)
+                    except (ValueError, OSError) as error:
+                        self._fail(number, task.name, error)
 
     def _record(self, task: Task) -> dict[str, Any]:
         return {**self._base, **task.record, "seed": task.seed}
+
+    def _own(self, task: Task) -> dict[str, Any]:
+        """What of a task's record the job has otherwise, or not: with the manifest it says all of its image."""
+        named = task.record.keys() - NOT_OF_THE_RECORD - {"run"}
+        own = {name: task.record[name] for name in sorted(named) if task.record[name] != self._base.get(name)}
+        return {"own": own} if own else {}
 
     def _encode(self, item: _Opened, result: np.ndarray) -> tuple[Image.Image, bytes] | ValueError:
         try:
@@ -283,16 +310,17 @@ class _Maker:
             self._fail(item.number, task.name, encoded)
             return
         image, png = encoded
-        about = {"key": task.name, "seed": task.seed, "prompt": task.prompt}
+        about = {"key": task.name, "seed": task.seed, "prompt": task.prompt, **self._own(task)}
         self._tell(self.sink.add(Row(item.number, png, about), item.block, task.name, self._record(task)))
         self.progress.done += 1
         if task.name in self._wanted:
             self.pictures[task.name] = reduced(image)
 
-    def _tell(self, row: dict[str, Any] | None) -> None:
-        if row is not None and self.command.run.json:
+    def _tell(self, rows: list[dict[str, Any]]) -> None:
+        if self.command.run.json:
             try:
-                tell_machines(row)
+                for row in rows:
+                    tell_machines(row)
             except OutputClosed as error:
                 self.progress.stop(str(error))
 
@@ -328,23 +356,25 @@ def _await_others(progress: Progress, peers: Peers) -> bool:
     return not left
 
 
-def _conclude(folder: Folder, job: Job, sink: Sink, maker: _Maker, peers: Peers) -> None:
-    """The manifest, the sheet, and what there is to say of the whole run."""
+def _conclude(folder: Folder, job: Job, sink: Sink, maker: _Maker, peers: Peers) -> int:
+    """The manifest, the sheet, and what there is to say of the whole run; how many tasks came to nothing."""
     reports = [maker.progress.report(), *peers.reports().values()]
     found, total = summary(reports), size_of(job.numbers)
+    found["failed"] += job.unread
     there = total - maker.progress.total + sum(report["skipped"] for report in reports)
-    if (made := sink.finish(job.numbers)) is not None:
+    if (made := sink.finish(job.numbers, whole=not job.unread)) is not None:
         found["images"] = made  # of a process that was lost, not those in a shard that it did not finish
     sheet = write_sheet(folder, job.sheet, maker.pictures, sink.pngs)
     if there:
         tell(f"{there} of {total} images are done already")
-    if job.failed is None and found["failed"]:
+    if found["failed"]:
         tell(f"{found['failed']} failed")
     if maker.command.run.json:
         tell_machines({"sheet": sheet, **found})
-        return
+        return found["failed"]
     where = f", the first of them together in {sheet}" if sheet else ""
     print(f"{found['images']} images written to {folder.shown}{where}", flush=True)
     rate, outside = found["images_per_second_per_device"], found["share_outside_devices"]
     if rate is not None and outside is not None:
         tell(f"{rate:.3g} images/s for each of {found['devices']} devices, idle {outside:.1%} of the time")
+    return found["failed"]

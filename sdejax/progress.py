@@ -120,8 +120,10 @@ class Progress:
     def _show(self, reports: list[dict[str, Any]]) -> None:
         done = sum(report["done"] for report in reports)
         there = done + sum(report["skipped"] for report in reports)
-        rate = done / (time.perf_counter() - self.started)
-        left = (self.total - there) / rate if done else None
+        # As long as the devices of any process have had a program: compiling says nothing of what is left.
+        seconds = max(report["seconds"] / report["devices"] if report["devices"] else 0.0 for report in reports)
+        rate = done / seconds if done and seconds else 0.0
+        left = (self.total - there) / rate if rate else None
         if self._bar is not None:
             status = f"{rate:.3g} images/s" if done else "compiling"
             self._bar.update(self._bar.task_ids[0], completed=there, status=status)

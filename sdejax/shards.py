@@ -266,13 +266,14 @@ def read_manifest(folder: Folder) -> dict[str, Any] | None:
 
 
 def write_manifest(
-    folder: Folder, job: dict[str, Any], wanted: Sequence[Span], shards: Sequence[dict[str, Any]]
+    folder: Folder, job: dict[str, Any], complete: bool, shards: Sequence[dict[str, Any]], **about: Any
 ) -> None:
-    """List the finished shards in the manifest; it is complete where they hold all that is wanted."""
+    """List the finished shards in the manifest, and what else there is to say `about` them."""
     manifest = {
         "job": job,
+        **about,
         "images": sum(entry["images"] for entry in shards),
-        "complete": not without(wanted, spans_in(shards)),
+        "complete": complete,
         "finished": shards,
     }
     folder.write(MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())

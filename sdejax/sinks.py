@@ -1,12 +1,14 @@
 """Where the images of a job go: a folder of pictures, or shards."""
 
+import collections
 import contextlib
 import json
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-from sdejax.pictures import is_done, write_picture
+from sdejax.pictures import difference, is_done, versions, write_picture
 from sdejax.shards import (
     MANIFEST,
     Format,
@@ -23,6 +25,7 @@ from sdejax.spans import Span, blocks, size_of, without
 from sdejax.storage import Folder
 
 _SHARD = 1000
+_AT_ONCE = 32  # pictures on their way to an address
 _FEW_SHARDS = 10  # of one process; of more, one that it has less of than another is little
 _MANIFEST_EVERY, _MANIFEST_SHARE = 60.0, 0.05  # seconds at least, and at most this share of the writing
 
@@ -38,23 +41,23 @@ class Sink(Protocol):
         """How many tasks in a row are one process's, of so many that the job has."""
         ...
 
-    def has(self, name: str, record: dict[str, Any]) -> bool:
-        """Whether an image is there already, by its name and what reproduces it."""
+    def has(self, images: Sequence[tuple[str, dict[str, Any]]]) -> list[bool]:
+        """Which images are there already, by their names and what reproduces them."""
         ...
 
-    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> dict[str, Any] | None:
-        """Write an image; what there is to tell machines of it."""
+    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """Write an image; what there is to tell machines of the files that are there now."""
         ...
 
-    def close(self) -> dict[str, Any] | None:
-        """End the last file in order; what there is to tell machines of it."""
+    def close(self) -> list[dict[str, Any]]:
+        """End the last files in order; what there is to tell machines of them."""
         ...
 
     def abandon(self) -> None:
         """Leave no half of a file."""
         ...
 
-    def finish(self, numbers: Sequence[Span]) -> int | None:
+    def finish(self, numbers: Sequence[Span], whole: bool) -> int | None:
         """End the job, as process 0; how many images are there now that were not, where that is known."""
         ...
 
@@ -64,10 +67,13 @@ class Sink(Protocol):
 
 
 class PictureSink:
-    """A PNG and a JSON each."""
+    """A PNG and a JSON each. At an address several are written at once, as each waits for its answers."""
 
     def __init__(self, folder: Folder):
         self._folder = folder
+        self._names = None if folder.local else folder.sizes().keys()
+        self._pool = None if folder.local else ThreadPoolExecutor(_AT_ONCE, "write")
+        self._coming: collections.deque[Future[dict[str, Any]]] = collections.deque()
 
     def plan(self, numbers: Sequence[Span]) -> list[Span]:
         """All: each image is looked at when its turn comes."""
@@ -77,29 +83,60 @@ class PictureSink:
         """As many as a device takes at once."""
         return per_device
 
-    def has(self, name: str, record: dict[str, Any]) -> bool:
-        """Whether the PNG is whole and its JSON tells of the same image."""
-        return is_done(self._folder, name, record)
+    def has(self, images: Sequence[tuple[str, dict[str, Any]]]) -> list[bool]:
+        """Those whose PNG is whole and whose JSON tells of the same image."""
 
-    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> dict[str, Any]:
-        """Write both files."""
+        def done(image: tuple[str, dict[str, Any]]) -> bool:
+            there = self._names is None or f"{image[0]}.json" in self._names
+            return there and is_done(self._folder, *image)
+
+        return list(map(done, images) if self._pool is None else self._pool.map(done, images))
+
+    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """Write both files, or begin to."""
+        if self._pool is None:
+            return [self._write(row, name, record)]
+        self._coming.append(self._pool.submit(self._write, row, name, record))
+        return self._written(2 * _AT_ONCE)
+
+    def _write(self, row: Row, name: str, record: dict[str, Any]) -> dict[str, Any]:
         write_picture(self._folder, name, row.png, record)
         return {"seed": row.about["seed"], "file": self._folder.show(f"{name}.png")}
 
-    def close(self) -> None:
-        """Each image is a file of its own."""
+    def _written(self, waiting: int) -> list[dict[str, Any]]:
+        """Those of the first images that have been written; waits until at most so many others are not."""
+        found = []
+        while self._coming and (len(self._coming) > waiting or self._coming[0].done()):
+            found.append(self._coming.popleft().result())
+        return found
+
+    def close(self) -> list[dict[str, Any]]:
+        """Wait for what is being written."""
+        return self._written(0)
 
     def abandon(self) -> None:
-        """Each image is a file of its own."""
+        """Wait for what is being written: each image is there whole or not at all."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
 
-    def finish(self, numbers: Sequence[Span]) -> None:
+    def finish(self, numbers: Sequence[Span], whole: bool) -> None:
         """Each image is a file of its own."""
 
     def pngs(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Each from its file."""
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                yield name, self._folder.read(f"{name}.png")
+
+        def read(name: str) -> bytes | None:
+            try:
+                return self._folder.read(f"{name}.png")
+            except FileNotFoundError:
+                return None
+
+        names = list(names)
+        for name, png in zip(
+            names, map(read, names) if self._pool is None else self._pool.map(read, names), strict=True
+        ):
+            if png is not None:
+                yield name, png
 
 
 class ShardSink:
@@ -126,9 +163,8 @@ class ShardSink:
         **Raises:** `ValueError` where the folder holds images of another job.
         """
         manifest, identity = read_manifest(self._folder), json.loads(json.dumps(self._identity))
-        if manifest is not None and manifest["job"] != identity:
-            before = manifest["job"]
-            name = next((key for key in (*identity, *before) if before.get(key) != identity.get(key)), "")
+        before = identity if manifest is None else manifest["job"]
+        if (name := difference(identity, before)) is not None:
             raise ValueError(
                 f"out={self._folder.shown!r}: holds images of another job; {name} was {json.dumps(before.get(name))}, "
                 f"and is {json.dumps(identity.get(name))}"
@@ -148,52 +184,60 @@ class ShardSink:
             return self._size or _SHARD
         return -(-images // (rounds * self._processes))
 
-    def has(self, name: str, record: dict[str, Any]) -> bool:
-        """What is there is not planned."""
-        return False
+    def has(self, images: Sequence[tuple[str, dict[str, Any]]]) -> list[bool]:
+        """None: what is there is not planned."""
+        return [False] * len(images)
 
-    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> dict[str, Any] | None:
+    def add(self, row: Row, block: Span, name: str, record: dict[str, Any]) -> list[dict[str, Any]]:
         """Write an image; where it is the first of its block, end the shard before."""
-        said = None
+        said = []
         if self._shard is not None and self._shard.span != block:
             said = self.close()
         self._shard = self._shard or Shard(self._folder, block, self._kind)
         self._shard.add(row)
         return said
 
-    def close(self) -> dict[str, Any] | None:
+    def close(self) -> list[dict[str, Any]]:
         """End the shard under way, if there is one."""
         if self._shard is None:
-            return None
+            return []
         found = self._shard.close()
         self._shard = None  # not before: what fails in closing leaves something to abandon
         self._alone_and_empty = False
         if self._keeps_manifest and time.monotonic() > self._list_next:
             self._list(self._wanted)
-        return {"shard": self._folder.show(found["file"]), "images": found["images"]}
+        return [{"shard": self._folder.show(found["file"]), "images": found["images"]}]
 
     def abandon(self) -> None:
-        """Leave nothing of the shard under way, and no manifest of a job that ends before it has one shard."""
+        """Leave nothing of the shard under way, and no manifest of a job that ends before it has one shard.
+
+        A manifest that stays lists what is finished.
+        """
         with contextlib.suppress(OSError):
             if self._shard is not None:
                 self._shard.abandon()
             if self._alone_and_empty:
                 self._folder.remove(MANIFEST)
+            elif self._keeps_manifest:
+                self._list(self._wanted)
 
-    def finish(self, numbers: Sequence[Span]) -> int:
+    def finish(self, numbers: Sequence[Span], whole: bool) -> int:
         """List what all processes have made, and count it."""
-        self._list(numbers)
+        self._list(numbers, whole=whole)
         return _images(self._finished) - self._before
 
     def pngs(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """From the shards that were finished when they were last listed."""
         return pngs_in(self._folder, self._finished, names)
 
-    def _list(self, numbers: Sequence[Span], shards: list[dict[str, Any]] | None = None) -> None:
+    def _list(self, numbers: Sequence[Span], shards: list[dict[str, Any]] | None = None, whole: bool = False) -> None:
+        """`whole` says that these numbers are all of the job."""
         self._wanted = tuple(numbers)
         began = time.monotonic()
         self._finished = finished(self._folder, self._finished) if shards is None else shards
-        write_manifest(self._folder, self._identity, self._wanted, self._finished)
+        complete = whole and not without(self._wanted, spans_in(self._finished))
+        # The versions of the last start: in one job they may change from start to start.
+        write_manifest(self._folder, self._identity, complete, self._finished, versions=versions())
         now = time.monotonic()  # tens of thousands of shards in a bucket take a while to list
         self._list_next = now + max(_MANIFEST_EVERY, (now - began) / _MANIFEST_SHARE)
 

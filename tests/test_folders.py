@@ -4,7 +4,13 @@ import errno
 import io
 import json
 import shutil
+import signal
+import socket
+import threading
+import time
 
+import fsspec
+import jax
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -82,15 +88,65 @@ def test_a_damaged_manifest_is_told_and_not_taken_for_none(model, tmp_path, caps
     assert (tmp_path / "manifest.json").read_bytes() == whole
 
 
-def test_a_process_that_does_not_see_the_others_folder_is_told(model, tmp_path):
-    """Two folders stand for the disks of two machines. Rejects half of the images in each and exit code 0."""
-    shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--timeout", 10]
-    pair = [started(*sample(model, tmp_path / str(i), *shared), "--process-id", i) for i in range(2)]
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (["--out", "elsewhere"], "process 1 does not see what process 0 wrote there"),
+        (["--prompt", "square"], 'prompt: of process 1 is "square", and of process 0 "red heart"'),
+    ],
+)
+def test_a_process_with_another_folder_or_prompt_is_told(model, tmp_path, monkeypatch, other, told):
+    """Another folder stands for the disk of another machine. Rejects half of the images in each and exit code 0, and
+    two prompts in one job.
+    """
+    monkeypatch.chdir(tmp_path)
+    shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
+    pair = [started(*sample(model, "out", *shared), "--process-id", i, *other[: 2 * i]) for i in range(2)]
     said = [process.communicate(timeout=100)[1] for process in pair]
     assert [process.returncode for process in pair] == [1, 2], said
-    assert "process 1 does not see what process 0 wrote there" in said[1]
-    assert "process 1 of 2 has ended: " in said[0]
-    assert not list(tmp_path.glob("?/.*"))
+    assert (
+        said[1].startswith(f"error: {told}" if "prompt" in told else "error: --out='elsewhere': ") and told in said[1]
+    )
+    assert f"process 1 of 2 has ended: {said[1].removeprefix('error: ').partition(';')[0].strip()}" in said[0]
+    assert all(text.count("error: ") == 1 for text in said) and not list(tmp_path.glob("*/.*"))
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_an_error_of_one_process_is_told_to_the_other_in_one_sentence(model, tmp_path, which):
+    """A snapshot that it does not have. Rejects jaxlib's stack trace where process 0 ends, and a minute of silence until
+    one that says nothing any more is taken for gone.
+    """
+    shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
+    snapshots = ["nowhere" if i == which else model for i in range(2)]
+    words = [sample(snapshot, tmp_path / "out", *shared) for snapshot in snapshots]
+    began = time.monotonic()
+    pair = [started(*words[i], "--process-id", i) for i in range(2)]
+    said = [process.communicate(timeout=100)[1] for process in pair]
+    assert time.monotonic() - began < 40
+    assert pair[which].returncode == 2 and pair[1 - which].returncode == 1, said
+    assert said[which].startswith("error: snapshot='nowhere': no such folder; ") and said[which].count("\n") == 1
+    assert f"error: process {which} of 2 has ended: snapshot='nowhere': " in said[1 - which]
+    assert all(text.count("error: ") == 1 and "***" not in text for text in said)
+
+
+def test_a_port_that_is_taken_is_a_sentence(model, tmp_path):
+    """jaxlib ends in a segmentation fault there, or shares the port with another run."""
+    with socket.create_server(("", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        process = started(*sample(model, tmp_path, "--coordinator", where, "--processes", 2, "--process-id", 0))
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert said.startswith(f"error: --coordinator='{where}': process 0 cannot listen there (") and said.count("\n") == 1
+
+
+def test_ctrl_c_ends_the_wait_for_the_others(model, tmp_path):
+    """Rejects an answer when jaxlib returns, after the time limit."""
+    where = f"127.0.0.1:{free_port()}"
+    process = started(*sample(model, tmp_path, "--coordinator", where, "--processes", 2, "--process-id", 1))
+    time.sleep(6)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=5) == -signal.SIGINT
 
 
 def test_who_stops_reading_standard_output_stops_the_job_in_order(model, tmp_path):
@@ -165,3 +221,71 @@ def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_pa
         said = [process.communicate(timeout=200)[1] for process in pair]
         assert [process.returncode for process in pair] == [0, 0], said
     assert all("ompiling jit(_sample)" not in text for text in said), said
+
+
+class _Far(MemoryFileSystem):
+    """Each answer takes a while; `most` is how many were awaited at once. What is named `full` cannot be written."""
+
+    cachable, protocol, store, pseudo_dirs, most, now, full, lock = (
+        False,
+        "far",
+        {},
+        [""],
+        0,
+        0,
+        "none",
+        threading.Lock(),
+    )
+
+    def _open(self, path, mode="rb", **how):
+        if _Far.full in path and mode == "wb":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        with _Far.lock:
+            _Far.now += 1
+            _Far.most = max(_Far.most, _Far.now)
+        time.sleep(0.02)
+        with _Far.lock:
+            _Far.now -= 1
+        return super()._open(path, mode, **how)
+
+
+def test_pictures_at_an_address_are_written_at_the_same_time(model, capsys, monkeypatch):
+    """Rejects one after the other: 128 pictures of a bucket took a minute. One that fails ends the job in a sentence,
+    and the same command makes what is missing.
+    """
+    fsspec.register_implementation("far", _Far, clobber=True)
+    monkeypatch.setattr(_Far, "full", "000033")
+    assert made(model, "far://out", "--seeds", "0-63", "--json") == 2
+    said = capsys.readouterr()
+    assert "error: out='far://out': cannot be written (No space left on device); what is there is kept" in said.err
+    told = [json.loads(line)["file"].rpartition("/")[2] for line in said.out.splitlines()]
+    assert told == [f"{seed:06d}.png" for seed in range(len(told))] and _Far.most > 4
+    monkeypatch.setattr(_Far, "full", "none")
+    assert made(model, "far://out", "--seeds", "0-63") == 0
+    folder = Folder.open("far://out")
+    names = {f"{seed:06d}.{kind}" for seed in range(64) for kind in ("png", "json")}
+    assert folder.sizes().keys() == {*names, "sheet.png"} and folder._listed() == folder.sizes()
+    assert "images are done already" in capsys.readouterr().err
+
+
+def test_a_manifest_of_edits_is_the_same_job_from_anywhere(model, tmp_path, monkeypatch, capsys):
+    """Rejects the path as a part of the job. A line that cannot be read leaves it incomplete, and none that can be, no
+    folder; a shard says of each edit what its line does.
+    """
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "edits.jsonl").write_text('{"guide": "a.png", "strength": 0.3}\n{"guide": "a.png", "strength": 2.0}\n')
+    how = ["--steps", "2", "--batch", "2", "--format", "tar", "--out", str(tmp_path / "out")]
+    monkeypatch.chdir(tmp_path)
+    assert main(["edit", model, "--manifest", "edits.jsonl", *how]) == 2
+    monkeypatch.chdir("/")
+    capsys.readouterr()
+    assert main(["edit", model, "--manifest", str(tmp_path / "edits.jsonl"), *how, "--json"]) == 2
+    said = capsys.readouterr()
+    assert "1 of 1 images are done already\n1 failed\n" in said.err and json.loads(said.out)["failed"] == 1
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert not manifest["complete"] and manifest["images"] == 1 and manifest["versions"]["jax"] == jax.__version__
+    (line,) = json.loads((tmp_path / "out" / "0000000000-0000000000.json").read_text())["index"]
+    assert line["own"]["strength"] == 0.3 and line["own"].keys() == {"guide", "strength", "inputs"}
+    (tmp_path / "edits.jsonl").write_text('{"guide": "a.png", "strength": 2.0}\n')
+    assert main(["edit", model, "--manifest", str(tmp_path / "edits.jsonl"), *how[:-1], str(tmp_path / "none")]) == 2
+    assert "error: nothing to do: 1 failed" in capsys.readouterr().err and not (tmp_path / "none").exists()

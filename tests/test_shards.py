@@ -74,7 +74,7 @@ def test_the_index_and_the_manifest_tell_what_is_there(folder):
     with folder.made():
         entry = write(folder, Span(3, 5))
         write(folder, Span(0, 2), "parquet")
-        write_manifest(folder, {"format": "tar"}, [Span(0, 6)], finished(folder))
+        write_manifest(folder, {"format": "tar"}, False, finished(folder))
     data = folder.read("0000000003-0000000005.tar")
     assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     index = json.loads(folder.read("0000000003-0000000005.json"))["index"]
@@ -86,14 +86,14 @@ def test_the_index_and_the_manifest_tell_what_is_there(folder):
         "0000000003-0000000005",
     ]
     assert (manifest["job"], manifest["images"], manifest["complete"]) == ({"format": "tar"}, 6, False)
-    write_manifest(folder, {"format": "tar"}, [Span(0, 5)], finished(folder))
+    write_manifest(folder, {"format": "tar"}, True, finished(folder))
     assert read_manifest(folder)["complete"]
 
 
 def test_what_is_not_whole_is_not_finished(folder, tmp_path):
     with folder.made():
         shards = [write(folder, Span(2 * i, 2 * i + 1)) for i in range(5)]
-        write_manifest(folder, {"format": "tar"}, [Span(0, 9)], finished(folder))
+        write_manifest(folder, {"format": "tar"}, True, finished(folder))
     out = tmp_path / "out"
     cut = out / shards[1]["file"]
     cut.write_bytes(cut.read_bytes()[:-1])

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -61,7 +62,7 @@ def edit_one(editor: Editor, command: Any, model: Any, rows: list[list[Entry]]) 
     else:
         cells = [cell for row in rows for cell in (given.shown, *(entry.name for entry in row))]
         sheet = Sheet(cells, len(rows[0]) + 1)
-    return produce(command, model, _job(editor, entries, lambda _: given, sheet))
+    return produce(command, model, _job(editor, command, entries, lambda _: given, sheet))
 
 
 def edit_manifest(editor: Editor, command: Any, model: Any) -> int:
@@ -79,18 +80,15 @@ def edit_manifest(editor: Editor, command: Any, model: Any) -> int:
             entries.append(entry)
         except ValueError as error:
             failures.add(entry.name, error)
-    unread = len(failures.by_name)
     opened = Failures(tell)
     sheet = Sheet([entry.name for entry in entries])
-    job = _job(editor, entries, lambda one: editor.open(one, model.shape), sheet, opened.add)
-    code = produce(command, model, job)
-    if first and unread + len(opened.by_name):
-        tell(f"{unread + len(opened.by_name)} failed")
-    return max(code, 2 if unread else 0)
+    job = _job(editor, command, entries, lambda one: editor.open(one, model.shape), sheet, opened.add)
+    return produce(command, model, dataclasses.replace(job, unread=len(failures.by_name)))
 
 
 def _job(
     editor: Editor,
+    command: Any,
     entries: list[Entry],
     open_: Callable[[Any], Input],
     sheet: Sheet,
@@ -118,7 +116,8 @@ def _job(
 
     told = hashlib.sha256()
     for one, _ in numbered:
-        told.update(json.dumps([one.name, one.seed, of_the_image(dataclasses.asdict(one.command))]).encode())
+        options = {**of_the_image(dataclasses.asdict(one.command)), **_inputs(editor, command, one.command)}
+        told.update(json.dumps([one.name, one.seed, options]).encode())
     return Job(
         [Span(0, len(numbered) - 1)] if numbered else [],
         tasks,
@@ -127,8 +126,15 @@ def _job(
         list(itertools.accumulate(map(len, groups[:-1]), initial=0)) if groups else [],
         sheet,
         failed,
-        {"entries": told.hexdigest()},
+        {"entries": told.hexdigest(), **_inputs(editor, command, command)},
     )
+
+
+def _inputs(editor: Editor, command: Any, one: Any) -> dict[str, str | None]:
+    """Where the inputs of an image lie, seen from the manifest or from here: the same, however a person writes it."""
+    start = os.curdir if command.manifest is None else os.path.dirname(command.manifest) or os.curdir
+    paths = {name: getattr(one, name) for name in editor.files}
+    return {name: None if path is None else os.path.relpath(path, start) for name, path in paths.items()}
 
 
 class _Given(NamedTuple):

@@ -75,7 +75,7 @@ def seed_spans(text: str) -> list[Span]:
     """
     spans = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*(\d{1,20})\s*(?:-\s*(\d{1,20})\s*)?", part)
         span = Span(int(match[1]), int(match[2] or match[1])) if match else Span(0, -1)
         if span.first > span.last or span.last >= 2**32:
             raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
@@ -115,6 +115,8 @@ def start(command: Any) -> None:
     for name in ("batch", "shard_size", "timeout"):
         if getattr(run, name) is not None and getattr(run, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')}={getattr(run, name)}: must be at least 1")
+    if not run.out or run.cache == "":
+        raise ValueError(f"--{'cache' if run.out else 'out'}='': must be a folder or an address")
     if run.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise ValueError("--format='parquet': needs pyarrow, which is not installed: pip install 'sdejax[data]'")
     start_processes(
@@ -137,7 +139,7 @@ def _take_programs(cache: str | None, job: str) -> None:
     try:
         keep_programs(cache_address(cache), job)
     except ValueError:
-        if cache is not None or "SDEJAX_CACHE" in os.environ:
+        if cache is not None or os.environ.get("SDEJAX_CACHE"):
             raise
         # A home that cannot be written.
 
@@ -145,7 +147,7 @@ def _take_programs(cache: str | None, job: str) -> None:
 def cache_address(asked: str | None) -> str:
     """Where programs are kept, "none" for nowhere: as is asked, else as the environment says, else in the home."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return os.environ.get("SDEJAX_CACHE", str(home / "sdejax")) if asked is None else asked
+    return (os.environ.get("SDEJAX_CACHE") or str(home / "sdejax")) if asked is None else asked
 
 
 def make_sampler(run: Run) -> Any:

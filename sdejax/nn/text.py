@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import re
 
 import jax
@@ -48,9 +49,13 @@ class Vocabulary:
         """How many tokens there are, the three special ones included."""
         return _FIRST_WORD + len(self.words)
 
+    @functools.cached_property
+    def _index(self) -> dict[str, int]:
+        return {_plain(word): _FIRST_WORD + i for i, word in enumerate(self.words)}
+
     def encode(self, captions: list[str]) -> np.ndarray:
         """Captions to tokens (b, length) int32; an empty caption is the token EMPTY, the unconditional model."""
-        index = {_plain(word): _FIRST_WORD + i for i, word in enumerate(self.words)}
+        index = self._index
         tokens = np.full((len(captions), self.length), PAD, np.int32)
         for row, caption in zip(tokens, captions, strict=True):
             ids = [index.get(_plain(word), UNKNOWN) for word in words_of(caption)][: self.length] or [EMPTY]
@@ -59,7 +64,7 @@ class Vocabulary:
 
     def unknown(self, caption: str) -> dict[str, list[str]]:
         """The words of `caption` that the model does not know, each with the nearest that it knows."""
-        known = {_plain(word) for word in self.words}
+        known = self._index
         return {
             word: difflib.get_close_matches(word, self.words, n=3, cutoff=0.5)
             for word in words_of(caption)
