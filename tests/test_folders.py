@@ -113,8 +113,8 @@ def test_a_process_with_another_folder_or_prompt_is_told(model, tmp_path, monkey
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_an_error_of_one_process_is_told_to_the_other_in_one_sentence(model, tmp_path, which):
-    """A snapshot that it does not have. Rejects jaxlib's stack trace where process 0 ends, and a minute of silence until
-    one that says nothing any more is taken for gone.
+    """A snapshot that it does not have. Rejects jaxlib's stack trace where process 0 ends, and a minute until one that
+    says nothing any more is taken for gone.
     """
     shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
     snapshots = ["nowhere" if i == which else model for i in range(2)]

@@ -312,7 +312,7 @@ def test_a_manifest_is_a_jobset_that_makes_one_run(path):
         return
     manifest = yaml.safe_load(path.read_text())  # what the pods are told is what sdejax reads
     container = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    source = (ROOT / "sdejax" / "processes.py").read_text()
+    source = "".join((ROOT / "sdejax" / name).read_text() for name in ("processes.py", "commands/run.py"))
     assert all(f'"{entry["name"]}"' in source for entry in container["env"])
 
 

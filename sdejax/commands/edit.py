@@ -66,6 +66,7 @@ class Edit:
 def edit(command: Edit) -> int:
     """Edit the guide once for each seed and strength, or what the manifest says."""
     seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
+    seeds = list(dict.fromkeys(seeds))  # one that is given twice is one image
     strengths = [command.strength] if command.sweep is None else parse_sweep(command.sweep)
     wishes = {"--sweep": command.sweep, "--keep-distance": command.keep_distance, "--realism": command.realism}
     wished = [f"{name}={value}" for name, value in wishes.items() if value is not None]

@@ -84,14 +84,14 @@ def seed_spans(text: str) -> list[Span]:
 
 
 def parse_seeds(text: str, one: bool = False) -> list[int]:
-    """ "7", "0-63" or "0-3,8" to a list of seeds, each once.
+    """ "7", "0-63" or "0-3,8" to a list of seeds.
 
     **Raises:** `ValueError` for anything else, and for several where there may be only `one`.
     """
     spans = seed_spans(text)
     if one and size_of(spans) > 1:
         raise ValueError(f"--seeds={text!r}: must be one seed with --manifest, whose lines may have their own")
-    return list(dict.fromkeys(seed for span in spans for seed in span.numbers))
+    return [seed for span in spans for seed in span.numbers]
 
 
 def check_present(command: Any, needed: dict[str, str]) -> None:

@@ -52,6 +52,7 @@ class Sync:
 def sync(command: Sync) -> int:
     """Edit the image once for each seed, or what the manifest says."""
     seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
+    seeds = list(dict.fromkeys(seeds))  # one that is given twice is one image
     if command.manifest is None:
         check_present(command, {"image": "PICTURE", "source": "--source", "target": "--target"})
     start(command)
