@@ -227,6 +227,8 @@ def leave_early(why: str, code: int) -> None:
         if not peers._listed("report/").get(str(peers.index), {}).get("over"):
             peers.tell({**_NOTHING, "over": True, "stopped": said})
         peers.end(said)
+        if peers.index == 0:
+            peers.conclude()
         if peers.index == 0 and not peers._others_left(_LINGER):
             _exit(code)
     except (PeersGone, KeyboardInterrupt):
