@@ -289,3 +289,19 @@ def test_a_manifest_of_edits_is_the_same_job_from_anywhere(model, tmp_path, monk
     (tmp_path / "edits.jsonl").write_text('{"guide": "a.png", "strength": 2.0}\n')
     assert main(["edit", model, "--manifest", str(tmp_path / "edits.jsonl"), *how[:-1], str(tmp_path / "none")]) == 2
     assert "error: nothing to do: 1 failed" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_ctrl_c_on_process_0_lets_the_other_finish_its_shard(model, tmp_path):
+    """Rejects an end of process 0 before the other has left: jaxlib ends that with a stack trace, amid its shard."""
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--format", "tar", "--shard-size", 40]
+    words = sample(model, tmp_path, "--seeds", "0-199999", *shared)
+    pair = [started(*words, "--process-id", i) for i in range(2)]
+    while not list(tmp_path.glob("*.tar")):
+        assert all(process.poll() is None for process in pair), pair[0].communicate()
+        time.sleep(0.1)
+    pair[0].send_signal(signal.SIGINT)
+    said = [process.communicate(timeout=30)[1] for process in pair]
+    assert [process.returncode for process in pair] == [130, 1], said
+    assert said[0].endswith("stopped\n")
+    assert said[1] == "error: process 0 of 2 has ended: stopped; the same command makes what is missing\n"
+    assert not list(tmp_path.glob(".*")) and len(list(tmp_path.glob("*.tar"))) == len(list(tmp_path.glob("0*.json")))
