@@ -62,6 +62,8 @@ class Run:
     """Seconds that a process waits for the others before it stops."""
 
 
+_MOST = 1_000_000  # edits of one picture, which are listed as they begin
+
 Snapshot = Annotated[Positional[str], tyro.conf.arg(metavar="SNAPSHOT")]
 Picture = Annotated[Positional[str], tyro.conf.arg(metavar="PICTURE")]
 OptionalPicture = Annotated[Positional[str | None], tyro.conf.arg(metavar="PICTURE")]
@@ -89,6 +91,8 @@ def parse_seeds(text: str, one: bool = False) -> list[int]:
     **Raises:** `ValueError` for anything else, and for several where there may be only `one`.
     """
     spans = seed_spans(text)
+    if size_of(spans) > _MOST:
+        raise ValueError(f"--seeds={text!r}: must be at most {_MOST:,} here; sample takes any number")
     if one and size_of(spans) > 1:
         raise ValueError(f"--seeds={text!r}: must be one seed with --manifest, whose lines may have their own")
     return [seed for span in spans for seed in span.numbers]
