@@ -117,7 +117,7 @@ class PictureSink:
     def abandon(self) -> None:
         """Wait for what is being written: each image is there whole or not at all."""
         if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+            self._pool.shutdown()
 
     def finish(self, numbers: Sequence[Span], whole: bool) -> None:
         """Each image is a file of its own."""

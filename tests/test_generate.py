@@ -67,16 +67,17 @@ import sys, jax, numpy as np, sdejax as sj
 if int(sys.argv[3]) > 1:
     jax.distributed.initialize(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
 seeds = range(12)[jax.process_index() :: jax.process_count()]
-how = {"sampler": sj.Sampler(20, "edm"), "batch": int(sys.argv[1])}
-images = np.zeros((12, 32, 32, 3), np.float32)
-for made, batch in sj.generate(sj.load("checkpoints/emoji32"), seeds, **how):
-    images[np.asarray(made)] = batch
+model, images = sj.load("checkpoints/emoji32"), np.zeros((2, 12, 32, 32, 3), np.float32)
+few = {"prompt": "red heart", "guidance": 2.0, "sampler": sj.Sampler(steps=3)}
+for found, how in zip(images, (few, {"sampler": sj.Sampler(20, "edm")})):
+    for made, batch in sj.generate(model, seeds, **how, batch=int(sys.argv[1])):
+        found[np.asarray(made)] = batch
 np.save(sys.argv[5], images)
 """
 
 
 def images_of_processes(folder, count, devices, batch):
-    """The twelve images, float32, that so many processes make, each on so many devices."""
+    """Twelve images by 3 guided steps and by 20, float32, that so many processes make, each on so many devices."""
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
     words = [sys.executable, "-c", SHARE, str(batch), f"127.0.0.1:{free_port()}", str(count)]
     shares = [folder / f"{count}-{devices}-{batch}-{index}.npy" for index in range(count)]
@@ -86,16 +87,18 @@ def images_of_processes(folder, count, devices, batch):
 
 
 def test_processes_and_devices_give_a_seed_the_same_floats(tmp_path):
-    """The trained model as `sdejax sample` runs it, float32 before it is rounded to 8 bits. Rejects other sums for
-    another number of devices or threads (1e-6 and more), and at another batch size noise that is drawn by place (1),
-    or a bfloat16 on the way (1e-3). There the roots of the mean squares are 5e-6 at most, and single values 4e-5.
+    """The trained model, float32 before it is rounded to 8 bits. Rejects other sums for another number of devices or
+    threads (1e-6 and more), and at another batch size noise that is drawn by place (1), or a bfloat16 on the way
+    (1e-3).
+    Over 20 steps without a prompt the network carries roundings on: there 1e-5 holds for the roots of the mean squares.
     """
     alone = images_of_processes(tmp_path, 1, 1, 2)
-    assert np.ptp(alone, axis=0).max() > 0.5
+    assert np.ptp(alone, axis=1).max() > 0.5
     np.testing.assert_array_equal(images_of_processes(tmp_path, 1, 4, 2), alone)
     np.testing.assert_array_equal(images_of_processes(tmp_path, 2, 2, 2), alone)
-    other = images_of_processes(tmp_path, 1, 1, 5) - alone
-    assert np.sqrt((other**2).mean((1, 2, 3))).max() < 1e-5 and np.abs(other).max() < 2e-4
+    few, many = images_of_processes(tmp_path, 1, 1, 5) - alone
+    assert np.abs(few).max() < 1e-5
+    assert np.sqrt((many**2).mean((1, 2, 3))).max() < 1e-5
 
 
 @pytest.mark.parametrize(
