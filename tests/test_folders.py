@@ -293,6 +293,9 @@ def test_ctrl_c_on_process_0_lets_the_other_finish_its_shard(model, tmp_path):
     """Rejects an end of process 0 before the other has left: jaxlib ends that with a stack trace, amid its shard."""
     shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--format", "tar", "--shard-size", 40]
     words = sample(model, tmp_path, "--seeds", "0-199999", *shared)
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job would hand on that it is ignored
     pair = [started(*words, "--process-id", i) for i in range(2)]
     while not list(tmp_path.glob("*.tar")):
         assert all(process.poll() is None for process in pair), pair[0].communicate()
