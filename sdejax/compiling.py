@@ -2,37 +2,29 @@
 
 XLA's CPU backend hands convolutions, matrix products and reductions to one library (YNNPACK). Its reductions are quick;
 its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its products take in the arithmetic around them,
-for which scales per channel are then spread out to whole images in memory. The options leave it the reductions only.
-On few cores the programs that make images leave it products and convolutions, too, each by itself: Eigen cuts long sums
-into as many parts as XLA has threads, and images would differ in their last bits with the number of devices.
-For the same reason these programs do without the pass that joins equal expressions. A program for several devices has
-it earlier than one for one; where each computes a batch of one, other loops are fused then, which multiply and add at
-once in other places. Larger batches have the same bits with it.
+for which scales per channel are then spread out to whole images in memory. Training leaves it the reductions only.
+The programs that make images leave it products and convolutions, each by itself, and its kernels that add up in one
+order: Eigen cuts long sums into as many parts as XLA has threads, the other kernels are chosen by the number of images,
+and so would be the last bits of an image. They take 1.1 to 1.4 times as long (docs/benchmarks.md).
 Other platforms need no options.
 """
 
 import functools
-import os
-import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar, cast
 
 import jax
 from jax.core import Tracer
 
-from sdejax.hardware import cores
 from sdejax.programs import kept_programs
 
 F = TypeVar("F", bound=Callable[..., Any])
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 _CPU = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
-_ANY_THREADS = {
-    _YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+_SAME_BITS = {
+    _YNNPACK: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
+    "xla_cpu_enable_platform_dependent_math": "False",
 }
-# XLA has a thread for each core, or for each device where these are more. From so many cores on, up to as many devices
-# change nothing.
-_MANY = 4
-_PASSES = "xla_disable_hlo_passes"
 
 
 @functools.cache
@@ -40,7 +32,7 @@ def compiler_options() -> dict[str, str]:
     """The options for `jax.jit(..., compiler_options=...)` on this machine's default backend.
 
     For programs of your own that call a network; the training step has them already, and so have `sample` and the
-    editors, whose bits are the same on any number of devices by some more.
+    editors, whose bits are the same in any batch by others.
     """
     return _accepted(_CPU)
 
@@ -48,10 +40,7 @@ def compiler_options() -> dict[str, str]:
 @functools.cache
 def _image_options() -> dict[str, str]:
     """The options of programs that make images."""
-    if jax.default_backend() != "cpu":
-        return {}
-    given = re.findall(rf"{_PASSES}=(\S+)", os.environ.get("XLA_FLAGS", ""))  # an option takes the flag's place
-    return _accepted(_ANY_THREADS if cores() < _MANY else _CPU) | {_PASSES: ",".join([*given[-1:], "cse"])}
+    return _accepted(_SAME_BITS)
 
 
 def _accepted(options: dict[str, str]) -> dict[str, str]:

@@ -78,8 +78,10 @@ class Parametrisation:
     def evaluate(
         self, network: Any, sde: SDE, t: jax.Array, x: jax.Array, tokens: jax.Array | None, key: jax.Array | None = None
     ) -> jax.Array:
-        """The network's output for x (b, h, w, c) at times t (b,), in the units of `denoised` and `target`."""
-        output = network(self.network_input(sde, t, x), self.label(sde, t), tokens, key)
+        """The network's output for x (b, h, w, c) at times t () or (b,), in the units of `denoised` and `target`."""
+        # A time of all images is one number up to here: XLA has another logarithm for one number than for several.
+        label = jnp.broadcast_to(self.label(sde, t), x.shape[:1])
+        output = network(self.network_input(sde, t, x), label, tokens, key)
         return 0.5 * output if self.unit_range and self.prediction == "score" else output
 
 
@@ -96,7 +98,7 @@ class NetworkDenoiser:
 
     def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
         """t () or (b,), x (b, h, w, c) -> E[x0 | x_t = x]."""
-        times = jnp.broadcast_to(jnp.asarray(t, x.dtype), x.shape[:1])
+        times = jnp.asarray(t, x.dtype)
         tokens = self.tokens
         if isinstance(tokens, PerImage):
             tokens = tokens.value

@@ -33,6 +33,7 @@ ROOMS = [
     ["edit.baselines"],
     ["likelihood", "realism", "balance"],
     ["nn"],
+    ["nn.few_rows"],
     ["nn.conv"],
     ["nn.layers"],
     ["nn.resample"],

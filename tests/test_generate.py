@@ -29,7 +29,7 @@ def test_images_are_those_of_their_seeds_and_prompts(compilations):
         denoiser = MODEL.denoiser(prompts, 2.0, [negative] * len(seeds))
         return np.asarray(sj.sample(denoiser, MODEL.sde, sj.keys(seeds), MODEL.shape, sampler=SAMPLER))
 
-    # 1e-5 is float32 at another batch size; a neighbour's seed, prompt or place, or no negative, is off by 0.05.
+    # 1e-5 is float32 in the programs of tests; a neighbour's seed, prompt or place, or no negative, is off by 0.05.
     np.testing.assert_allclose(images, alone("square"), atol=1e-5)
     assert np.abs(images - alone("")).max() > 0.05
     assert np.abs(images[3] - images[4]).max() > 0.05  # one seed with two prompts
@@ -53,8 +53,8 @@ print(np.array_equal(*found), np.ptp(found[0], axis=0).max() > 0.1)
 
 
 def test_one_image_on_each_device_has_the_bits_of_one_device():
-    """Rejects the pass that joins equal expressions: at another time for one device than for several, so that other
-    products and sums become one instruction.
+    """Rejects times that are spread over the images before they are a network's label: XLA has another logarithm for
+    one number than for several, and rewrites what is computed of one for one device otherwise than for several.
     """
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "2"}
     run = subprocess.run([sys.executable, "-c", ONE_EACH], env=environment, check=True, capture_output=True)
@@ -87,18 +87,17 @@ def images_of_processes(folder, count, devices, batch):
 
 
 def test_processes_and_devices_give_a_seed_the_same_floats(tmp_path):
-    """The trained model, float32 before it is rounded to 8 bits. Rejects other sums for another number of devices or
-    threads (1e-6 and more), and at another batch size noise that is drawn by place (1), or a bfloat16 on the way
-    (1e-3).
-    Over 20 steps without a prompt the network carries roundings on: there 1e-5 holds for the roots of the mean squares.
+    """The trained model, float32 before it is rounded to 8 bits, on any devices and at any batch size (on a CPU not
+    only to 1e-5). Rejects other sums for another number of devices or threads, kernels chosen by the number of images,
+    labels computed for each image (each 1e-6 and more, 4e-5 after 20 steps), and noise that is drawn by place (1).
     """
     alone = images_of_processes(tmp_path, 1, 1, 2)
     assert np.ptp(alone, axis=1).max() > 0.5
     np.testing.assert_array_equal(images_of_processes(tmp_path, 1, 4, 2), alone)
     np.testing.assert_array_equal(images_of_processes(tmp_path, 2, 2, 2), alone)
-    few, many = images_of_processes(tmp_path, 1, 1, 5) - alone
-    assert np.abs(few).max() < 1e-5
-    assert np.sqrt((many**2).mean((1, 2, 3))).max() < 1e-5
+    np.testing.assert_array_equal(images_of_processes(tmp_path, 1, 1, 1), alone)
+    np.testing.assert_array_equal(images_of_processes(tmp_path, 2, 1, 5), alone)
+    np.testing.assert_array_equal(images_of_processes(tmp_path, 1, 1, 12), alone)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sdejax.compiling import jit
 from sdejax.nn.blocks import Attention
 from sdejax.nn.layers import (
+    Conv,
+    Dense,
     FourierEmbedding,
     GroupNorm,
     PositionalEmbedding,
@@ -171,3 +174,32 @@ def test_dropout_keeps_the_mean_and_rests_without_a_key():
     assert abs(float((dropped == 0).mean()) - 0.3) < 5 * np.sqrt(0.21 / x.size)
     assert abs(float(dropped.mean()) - 1.0) < 5 * np.sqrt(0.3 / 0.7 / x.size)
     assert dropout(x, 0.3, None) is x
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "few"),
+    [
+        (Dense(128, 384, jnp.float32, nnx.Rngs(0)), (64, 128), (1, 2, 13, 40)),
+        (Dense(256, 256, jnp.float32, nnx.Rngs(0)), (200, 256), (1, 7, 50)),
+        (Dense(512, 96, jnp.float32, nnx.Rngs(0)), (64, 512), (1, 2, 40)),
+        (Conv(96, 128, 3, jnp.float32, nnx.Rngs(0)), (16, 4, 4, 96), (1, 2, 3)),
+        (Conv(256, 96, 3, jnp.float32, nnx.Rngs(0)), (16, 4, 4, 256), (1, 2, 3)),
+    ],
+)
+def test_few_rows_have_the_bits_that_they_have_amid_many(layer, shape, few):
+    # Rejects a product of as many rows as there are, whose sums the CPU's library orders otherwise (1e-6).
+    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape, np.float32))
+    run = jit(layer.__call__)
+    for n in few:
+        np.testing.assert_array_equal(run(x[:n]), run(x)[:n])
+    # And the gradient is the same derivative: rejects rows of zeros that count.
+    loss = jax.grad(lambda kernel, x: jnp.sum(jnp.square(_with_kernel(layer, kernel)(x))))
+    whole = loss(layer.kernel[...], x[: few[-1]]) if few[-1] > 1 else 0.0
+    parts = sum(loss(layer.kernel[...], x[i : i + 1]) for i in range(few[-1]))
+    np.testing.assert_allclose(whole, parts, rtol=1e-3, atol=1e-3 * float(jnp.abs(parts).max()))
+
+
+def _with_kernel(layer, kernel):
+    graph, state = nnx.split(layer)
+    state["kernel"] = nnx.Param(kernel)
+    return nnx.merge(graph, state)

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from sdejax.nn.conv import conv2d
+from sdejax.nn.few_rows import with_many_rows
 
 # Song et al. 2021 initialise as DDPM does: uniform, scaled by the mean of fan-in and fan-out.
 default_init = nnx.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -53,7 +54,8 @@ class Dense(nnx.Module):
         """x: (..., inputs)."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        return (rows @ kernel + bias).reshape(*x.shape[:-1], -1)
+        products = with_many_rows(jnp.matmul, rows, kernel, 1)
+        return (products + bias).reshape(*x.shape[:-1], -1)
 
 
 class Conv(nnx.Module):
