@@ -5,7 +5,9 @@ import gc
 import importlib
 import importlib.metadata
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 
@@ -56,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What diffrax checks as its programs run makes nan instead of calling Python: a program with such a call cannot be
     # kept, and a TPU would wait in it for ever. Images of nan are refused before they are written.
     os.environ.setdefault("EQX_ON_ERROR", "nan")
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = _hear_again
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_USAGE, file=sys.stdout if arguments else sys.stderr)
@@ -87,6 +91,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped", file=sys.stderr)
         _leave_others("stopped", 130)
         return 130
+
+
+def _hear_again(ignored: "sys.UnraisableHookArgs") -> None:
+    """A Ctrl-C that came where Python ignores what is raised, as in jax's part of looking for garbage, comes again."""
+    if issubclass(ignored.exc_type, KeyboardInterrupt) and hasattr(signal, "pthread_kill"):
+        main_thread = threading.main_thread().ident
+        threading.Timer(0.05, lambda: main_thread and signal.pthread_kill(main_thread, signal.SIGINT)).start()
+    else:
+        sys.__unraisablehook__(ignored)
 
 
 def _leave_others(why: str, code: int) -> None:

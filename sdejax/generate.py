@@ -73,9 +73,8 @@ def generate(
     - `prompt`: a text for all, or one for each seed. `guidance`, `negative`: as in `Model.denoiser`.
     - `sampler`: steps, grid, solver, stochasticity.
     - `batch`: images that a device computes at once. An image is its seed: bit for bit the same wherever this is the
-      same, on one kind of hardware (to which on a CPU the number of XLA's threads belongs). Elsewhere the root of the
-      mean square of the difference is below 1e-5; single values may differ by more (docs/pods.md). The last batch is
-      filled up, and compiles nothing.
+      same, on one kind of hardware; on a CPU, the bundled model's in any batch (docs/pods.md). The last batch is filled
+      up, and compiles nothing.
     - `devices`: some of `jax.local_devices()`, by default all.
     - `clock`: a `DeviceClock`, told when the devices work.
 

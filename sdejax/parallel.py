@@ -19,8 +19,10 @@ from sdejax.denoiser import PerImage
 
 
 def image_mesh(devices: Sequence[Any] | None = None) -> Mesh:
-    """A mesh with one axis, "image", over `devices` (all of them by default)."""
-    return Mesh(np.asarray(devices or jax.devices()), ("image",))
+    """A mesh with one axis, "image", over `devices` (all of them by default); `ValueError` for none."""
+    if devices is not None and not len(devices):
+        raise ValueError("devices=[]: must be at least one, such as jax.local_devices()")
+    return Mesh(np.asarray(jax.devices() if devices is None else devices), ("image",))
 
 
 def spread(array: jax.Array | np.ndarray, mesh: Mesh) -> jax.Array:

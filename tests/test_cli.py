@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -353,3 +356,28 @@ def test_a_known_part_survives_the_command(place, tmp_path):
     assert inside.any()
     assert np.abs(found.mean((1, 3)) - given.mean((1, 3)))[inside].max() <= 0.5
     assert np.abs(found - given).mean() > 5.0
+
+
+# A person's Ctrl-C while jax looks for garbage: Python tells of it, and goes on.
+UNHEARD = """
+import gc, signal, sys
+from sdejax.cli import main
+
+def stop(phase, _):
+    gc.callbacks.remove(stop)
+    signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+gc.callbacks.append(stop)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals go to a thread")
+def test_a_ctrl_c_is_heard_where_python_ignores_it(tmp_path):
+    # Rejects leaving it to Python: the command would go on, with "Exception ignored in" amid its progress.
+    words = ["sample", "checkpoints/emoji32", "--seeds", "0-199999", "--format", "tar", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", UNHEARD, *words]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, "Exception ignored" in run.stderr) == (130, False), run.stderr
+    assert run.stderr.splitlines()[-1] == "stopped"

@@ -104,6 +104,7 @@ def test_processes_and_devices_give_a_seed_the_same_floats(tmp_path):
     ("arguments", "said"),
     [
         ({"batch": 0}, "batch=0: must be at least 1"),
+        ({"devices": []}, r"devices=\[\]: must be at least one"),
         ({"prompt": ["square"]}, "fewer texts than seeds; seed 1"),
         ({"seeds": [0, 1.5]}, r"seeds: 1\.5: must be whole numbers"),
         ({"seeds": [2**32]}, "4294967296"),

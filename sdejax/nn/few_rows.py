@@ -1,8 +1,8 @@
 """Products of few rows, with the bits that these rows have amid many.
 
-XLA's CPU backend adds up a product of many weights in another order where it has few rows (one too many of them for one
-image of 4 x 4 pixels, or its caption). An image would differ in its last bits with the number of others beside it, so
-such products are filled up with zeros.
+XLA's CPU backend adds up a product by many weights in another order where it has few rows, as one image of 4 x 4 pixels
+has, or its caption. The last bits of an image would follow from the number of others beside it, so such products are
+filled up with rows of zeros.
 """
 
 from collections.abc import Callable
