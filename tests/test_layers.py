@@ -192,14 +192,5 @@ def test_few_rows_have_the_bits_that_they_have_amid_many(layer, shape, few):
     run = jit(layer.__call__)
     for n in few:
         np.testing.assert_array_equal(run(x[:n]), run(x)[:n])
-    # And the gradient is the same derivative: rejects rows of zeros that count.
-    loss = jax.grad(lambda kernel, x: jnp.sum(jnp.square(_with_kernel(layer, kernel)(x))))
-    whole = loss(layer.kernel[...], x[: few[-1]]) if few[-1] > 1 else 0.0
-    parts = sum(loss(layer.kernel[...], x[i : i + 1]) for i in range(few[-1]))
-    np.testing.assert_allclose(whole, parts, rtol=1e-3, atol=1e-3 * float(jnp.abs(parts).max()))
-
-
-def _with_kernel(layer, kernel):
-    graph, state = nnx.split(layer)
-    state["kernel"] = nnx.Param(kernel)
-    return nnx.merge(graph, state)
+    # The programs of training have no such rows: rejects zeros that are computed for nothing.
+    assert "pad" not in str(jax.make_jaxpr(layer)(x[:1])).replace("padding", "")
