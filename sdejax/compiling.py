@@ -5,7 +5,7 @@ its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its product
 for which scales per channel are then spread out to whole images in memory. Training leaves it the reductions only.
 The programs that make images leave it products and convolutions, each by itself, and its kernels that add up in one
 order: Eigen cuts long sums into as many parts as XLA has threads, the other kernels are chosen by the number of images,
-and so would be the last bits of an image. They take 1.1 to 1.4 times as long (docs/benchmarks.md).
+and so would be the last bits of an image. They take 1.1 to 1.5 times as long (docs/benchmarks.md).
 Other platforms need no options.
 """
 
