@@ -16,10 +16,10 @@ test: lint types tests
 
 parity: .venv/.bench
 	$(BIN)/python -m benchmarks.parity
-	$(BIN)/python -m pytest tests/test_score_sde.py tests/test_ddpm.py tests/test_hub.py
+	$(BIN)/python -m pytest tests/pretrained/test_score_sde.py tests/pretrained/test_ddpm.py tests/pretrained/test_hub.py
 
 plans: .venv/.plan
-	$(BIN)/python -m pytest tests/test_plan.py
+	$(BIN)/python -m pytest tests/jobs/test_plan.py
 
 lint: .venv/.test
 	$(BIN)/ruff check .
@@ -30,7 +30,7 @@ types: .venv/.test
 
 tests: .venv/.test
 	$(BIN)/python -m pytest
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest tests/test_parallel.py -k 'seed and mixture and (sample or sync)' --dist load
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest tests/runtime/test_sharding.py -k 'seed and mixture and (sample or sync)' --dist load
 
 .venv/.runtime: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from train.data import batches
-from train.sources import Images, open_images
+from sdejax.training.data.batches import batches
+from sdejax.training.data.sources import Images, open_images
 
 SETS = {  # files of so many pixels, of that kind, for images of so many pixels
     "32 PNG": (32, "PNG", 32),
@@ -104,11 +104,11 @@ def demand(size: int, calls: int) -> tuple[int, float]:
     import jax.numpy as jnp
     import optax
 
-    from sdejax.config import Config, load_config
-    from sdejax.model import Model
-    from sdejax.nn.architecture import NCSNppConfig
-    from sdejax.sde import VESDE
-    from sdejax.training import init_state, make_train_step
+    from sdejax.model.model import Model
+    from sdejax.nn.ncsnpp.config import NCSNppConfig
+    from sdejax.sde.variance_exploding import VESDE
+    from sdejax.training.config import Config, load_config
+    from sdejax.training.step import init_state, make_train_step
 
     configs = Path(__file__).parent.parent / "configs"
     config, batch = {

@@ -28,10 +28,10 @@ class Arguments:
 def main() -> int:
     import tyro
 
-    from sdejax.commands.run import parse_seeds
+    from sdejax.commands.options import parse_seeds
+    from sdejax.edit.methods import METHODS
     from sdejax.evaluation.emoji_edits import COUNT
     from sdejax.evaluation.run import SettingGrid
-    from sdejax.methods import METHODS
 
     arguments = tyro.cli(Arguments)
     if arguments.count:

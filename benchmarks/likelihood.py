@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import sdejax as sj
-from sdejax.images import fit, open_image
+from sdejax.media.images import fit, open_image
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 import sdejax as sj
-from sdejax.methods import METHODS, Method
+from sdejax.edit.methods import METHODS, Method
 
 
 @dataclasses.dataclass(frozen=True)

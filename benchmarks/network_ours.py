@@ -15,7 +15,7 @@ from flax import nnx
 
 import sdejax as sj
 from benchmarks.peak_memory import mebibytes
-from sdejax.compiling import jit
+from sdejax.runtime.jit import jit
 from tests.peers import image
 
 LABEL = 500.0

@@ -25,7 +25,8 @@ from diffusers import (  # pyright: ignore[reportMissingImports]
 from diffusers.schedulers import scheduling_ddpm  # pyright: ignore[reportMissingImports]
 
 import sdejax as sj
-from sdejax.brownian import BrownianPaths, clock, stream
+from sdejax.noise.brownian import BrownianPaths, clock
+from sdejax.noise.keys import stream
 from tests.peers import LEVELS, draw, image
 
 DDPM = {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sdejax.hardware import GIB
+from sdejax.runtime.hardware import GIB
 
 # (config, topology, images for each chip, fsdp in training or None in generation)
 PLANS = [
@@ -33,7 +33,7 @@ def _row(config: str, topology: str, images: int, fsdp: int | None) -> dict:
         chips *= int(size)
     words = ["plan", f"configs/{config}.py", "--topology", topology, "--batch", str(images * chips)]
     words += ["--train", "--fsdp", str(fsdp)] if fsdp else []
-    line = [sys.executable, "-m", "sdejax.cli", *words, "--quick", "--json"]
+    line = [sys.executable, "-m", "sdejax.commands.main", *words, "--quick", "--json"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     said = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr.strip().splitlines()[-1]}
     return {"config": config, "topology": topology, "images": images, "fsdp": fsdp, "command": " ".join(words), **said}

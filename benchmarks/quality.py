@@ -30,10 +30,10 @@ import jax
 import numpy as np
 
 import sdejax as sj
-from sdejax.denoiser import Denoiser
+from sdejax.denoiser.protocol import Denoiser
 from sdejax.evaluation.emoji_edits import read_emoji
-from sdejax.guides import stroke_painting
-from sdejax.images import contact_sheet, save_png, to_array, to_image, write_atomically
+from sdejax.media.guides import stroke_painting
+from sdejax.media.images import contact_sheet, save_png, to_array, to_image, write_atomically
 
 BUDGETS = (5, 10, 20, 50, 100, 500)
 STRENGTH = 0.5

@@ -10,10 +10,10 @@ import dataclasses
 import numpy as np
 
 import sdejax as sj
+from sdejax.density.realism import calibrate, denoising_errors
 from sdejax.evaluation.emoji_edits import read_emoji
-from sdejax.guides import stroke_painting
-from sdejax.images import to_array, to_image
-from sdejax.realism import calibrate, denoising_errors
+from sdejax.media.guides import stroke_painting
+from sdejax.media.images import to_array, to_image
 
 
 @dataclasses.dataclass(frozen=True)

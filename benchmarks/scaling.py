@@ -32,15 +32,15 @@ import jax
 import numpy as np
 
 import sdejax as sj
-from sdejax import produce
-from sdejax.checkpoint import save
-from sdejax.cli import main as sdejax
-from sdejax.hardware import chip_of
-from sdejax.images import png_bytes, to_image
-from sdejax.nn.architecture import NCSNppConfig
-from sdejax.nn.ncsnpp import structure
-from sdejax.sample import _sample
-from sdejax.writing import Writer
+from sdejax.commands.main import main as sdejax
+from sdejax.jobs import produce
+from sdejax.jobs.writer import Writer
+from sdejax.media.images import png_bytes, to_image
+from sdejax.model.snapshot import save
+from sdejax.nn.ncsnpp.config import NCSNppConfig
+from sdejax.nn.ncsnpp.network import structure
+from sdejax.runtime.hardware import chip_of
+from sdejax.sampling.sample import _sample
 
 EMOJI = ["sample", "checkpoints/emoji32", "--prompt", "red heart", "--json"]
 CORES = sorted(os.sched_getaffinity(0))
@@ -52,7 +52,7 @@ def started(words: Sequence[str], devices: int, cores: Sequence[int]) -> subproc
     """A command in a process of its own, with so many fake devices on these cores."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
-        ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-m", "sdejax.cli", *words],
+        ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-m", "sdejax.commands.main", *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

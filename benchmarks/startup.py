@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from sdejax.checkpoint import save
-from sdejax.config import load_config
-from sdejax.model import Model
+from sdejax.model.model import Model
+from sdejax.model.snapshot import save
+from sdejax.training.config import load_config
 
 # (name, a snapshot or a config, the verb, its options)
 HEART = ["--source", "red heart", "--target", "blue heart", "--source-guidance", "1", "--target-guidance", "3"]
@@ -42,7 +42,7 @@ def first_image(words: list[str], jax_cache: Path | None = None) -> tuple[float,
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
     )
-    command = [sys.executable, "-m", "sdejax.cli", *words, "--json"]
+    command = [sys.executable, "-m", "sdejax.commands.main", *words, "--json"]
     began, seconds, summary = time.perf_counter(), None, {}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **own}

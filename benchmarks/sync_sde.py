@@ -16,9 +16,9 @@ import numpy as np
 import sdejax as sj
 from sdejax.evaluation.edits import Edit
 from sdejax.evaluation.emoji_edits import emoji_edits, read_emoji
+from sdejax.evaluation.metrics import Candidates
 from sdejax.evaluation.report import halves
 from sdejax.evaluation.run import Scorers, edit_seed
-from sdejax.metrics import Candidates
 
 
 @dataclasses.dataclass(frozen=True)

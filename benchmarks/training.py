@@ -20,11 +20,12 @@ import optax
 
 import sdejax as sj
 from benchmarks.network import CONFIGS, write
-from sdejax.config import Config, load_config
-from sdejax.parallel import train_mesh
-from sdejax.training import Objective, init_state, make_train_step
-from train.loop import run
-from train.setup import set_up
+from sdejax.runtime.sharding import train_mesh
+from sdejax.training.config import Config, load_config
+from sdejax.training.loop import run
+from sdejax.training.objective import Objective
+from sdejax.training.setup import set_up
+from sdejax.training.step import init_state, make_train_step
 
 THREADS = 2
 EMOJI = Path(__file__).parents[1] / "tests" / "emoji"

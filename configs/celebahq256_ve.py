@@ -6,11 +6,11 @@ Cost     not run here; meant for some eight GPUs or TPU cores
 Result   not run here
 """
 
-from sdejax.config import Config, OptimiserConfig
-from sdejax.model import Parametrisation
-from sdejax.nn.architecture import NCSNppConfig
-from sdejax.sde import VESDE
-from sdejax.training import Objective
+from sdejax.model.parametrisation import Parametrisation
+from sdejax.nn.ncsnpp.config import NCSNppConfig
+from sdejax.sde.variance_exploding import VESDE
+from sdejax.training.config import Config, OptimiserConfig
+from sdejax.training.objective import Objective
 
 
 def get_config() -> Config:

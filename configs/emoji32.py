@@ -7,11 +7,11 @@ Result   held-out loss of the denoiser 0.0182 at noise level 1, 0.0452 at 50: ch
          run, of 10,000 steps with decay=0.4 and word_dropout=0.05, ended higher at every level: 0.0196 and 0.0493
 """
 
-from sdejax.config import Config, OptimiserConfig
-from sdejax.model import Parametrisation
-from sdejax.nn.architecture import NCSNppConfig
-from sdejax.sde import VPSDE
-from sdejax.training import Objective
+from sdejax.model.parametrisation import Parametrisation
+from sdejax.nn.ncsnpp.config import NCSNppConfig
+from sdejax.sde.variance_preserving import VPSDE
+from sdejax.training.config import Config, OptimiserConfig
+from sdejax.training.objective import Objective
 
 
 def get_config() -> Config:

@@ -6,10 +6,10 @@ Cost     not run here; meant for some eight GPUs or TPU cores: a step is 6e13 FL
 Result   not run here
 """
 
-from sdejax.config import Config, OptimiserConfig
-from sdejax.model import Parametrisation
-from sdejax.nn.architecture import NCSNppConfig
-from sdejax.sde import VPSDE
+from sdejax.model.parametrisation import Parametrisation
+from sdejax.nn.ncsnpp.config import NCSNppConfig
+from sdejax.sde.variance_preserving import VPSDE
+from sdejax.training.config import Config, OptimiserConfig
 
 
 def get_config() -> Config:

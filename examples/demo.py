@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import sdejax as sj
-from sdejax.images import open_image, save_png, to_array, to_image
+from sdejax.media.images import open_image, save_png, to_array, to_image
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -27,14 +27,23 @@ gc.set_threshold(100_000, 50, 100)
 import jax
 import pytest
 
-from sdejax.sde import VESDE, VPSDE, RectifiedFlow, SubVPSDE
+from sdejax.sde.rectified_flow import RectifiedFlow
+from sdejax.sde.variance_exploding import VESDE
+from sdejax.sde.variance_preserving import VPSDE, SubVPSDE
 
 # Programs that several tests or workers compile are compiled once.
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / "xla"))
 jax.config.update("jax_platforms", os.environ.get("JAX_PLATFORMS", "cpu"))
 jax.config.update("jax_num_cpu_devices", 4)
 
-_LONGEST = ["test_train.py", "test_pods.py", "test_cli.py", "test_manifest.py", "test_sdedit.py", "test_evaluation.py"]
+_LONGEST = [
+    "test_train.py",
+    "test_pods.py",
+    "test_main.py",
+    "test_edit_list.py",
+    "test_sdedit.py",
+    "test_evaluation.py",
+]
 _compiled = []
 
 

@@ -16,9 +16,7 @@ import diffrax  # noqa: F401
 import flax.nnx  # noqa: F401
 import jax  # noqa: F401
 
-import sdejax.commands.sample
-import sdejax.produce  # noqa: F401
-from sdejax.cli import main
+from sdejax.commands.main import main
 from tests.train_run import free_port
 
 

@@ -126,9 +126,9 @@ def test_a_file_imports_only_from_above(name, path):
 def test_the_rules_would_notice(tmp_path):
     """The reader of imports sees every form of them, so that the test above can fail."""
     path = tmp_path / "sde.py"
-    path.write_text("def f():\n    from .nn import layers\n    import train.loop\nfrom sdejax import solve\n")
+    path.write_text("def f():\n    from .nn import layers\n    import sdejax.training.loop\nfrom sdejax import solve\n")
     found = set(imports("sde", path))
-    assert {"sdejax.nn.layers", "train.loop", "sdejax.solve"} <= found
+    assert {"sdejax.nn.layers", "sdejax.training.loop", "sdejax.solvers.solve"} <= found
     assert {room(imported) for imported in found} >= {"nn.layers", "solve"}
 
 

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdejax.evaluation.edits import Edit
-from sdejax.images import to_array
-from sdejax.model import Model, Parametrisation
-from sdejax.nn.architecture import NCSNppConfig
-from sdejax.nn.ncsnpp import structure
-from sdejax.nn.text import Vocabulary
-from sdejax.sde import VPSDE
+from sdejax.media.images import to_array
+from sdejax.model.model import Model
+from sdejax.model.parametrisation import Parametrisation
+from sdejax.nn.ncsnpp.config import NCSNppConfig
+from sdejax.nn.ncsnpp.network import structure
+from sdejax.sde.variance_preserving import VPSDE
+from sdejax.text.vocabulary import Vocabulary
 
 PROMPTS = ("red heart", "blue heart", "green circle", "square")
 VOCABULARY = Vocabulary.of(["red heart", "blue heart", "green circle on a square"])

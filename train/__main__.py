@@ -2,6 +2,6 @@
 
 import sys
 
-from sdejax.cli import main
+from sdejax.commands.main import main
 
 sys.exit(main(["train", *sys.argv[1:]]))

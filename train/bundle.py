@@ -16,17 +16,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdejax.checkpoint import Checkpoints, load_snapshot, save
-from sdejax.config import Config, load_config
-from sdejax.images import contact_sheet, save_png, to_array, to_image, write_atomically
-from sdejax.model import Model
-from sdejax.parallel import fetch
-from sdejax.sample import keys, sample
-from sdejax.sampler import Sampler
-from train.curves import draw_curves
-from train.data import load
-from train.setup import Setup, set_up
-from train.validation import quiet_denoiser
+from sdejax.media.images import contact_sheet, save_png, to_array, to_image, write_atomically
+from sdejax.model.model import Model
+from sdejax.model.snapshot import load_snapshot, save
+from sdejax.noise.keys import keys
+from sdejax.runtime.sharding import fetch
+from sdejax.sampling.sample import sample
+from sdejax.solvers.sampler import Sampler
+from sdejax.training.checkpoints import Checkpoints
+from sdejax.training.config import Config, load_config
+from sdejax.training.curves import draw_curves
+from sdejax.training.data.batches import load
+from sdejax.training.setup import Setup, set_up
+from sdejax.training.validation import quiet_denoiser
 
 _SAMPLES = 64
 _COPY = 0.05  # root mean squared difference in [-1, 1], six of 255 shades, below which nobody tells two images apart

@@ -4,8 +4,8 @@ import dataclasses
 import re
 from typing import TYPE_CHECKING
 
-from sdejax.arguments import FLAT
-from sdejax.commands.run import (
+from sdejax.commands.arguments import FLAT
+from sdejax.commands.options import (
     OptionalPicture,
     Run,
     RunOptions,
@@ -80,10 +80,10 @@ def edit(command: Edit) -> int:
 
     import sdejax as sj
     from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
-    from sdejax.commands.wishes import find_strength
-    from sdejax.edit.coupled import check_strength
-    from sdejax.inputs import Input, open_input
-    from sdejax.manifest import Entry
+    from sdejax.commands.strength import find_strength
+    from sdejax.edit.pair import check_strength
+    from sdejax.jobs.edit_list import Entry
+    from sdejax.media.inputs import Input, open_input
 
     def check(one: Edit, model: sj.Model) -> None:
         check_present(one, {"guide": "guide"})

@@ -15,17 +15,18 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from sdejax.generate import DeviceClock, chunked, in_batches, on_every_device
-from sdejax.inputs import Input
-from sdejax.manifest import Entry, Failures, Hashes, grouped, read_manifest
-from sdejax.model import UnknownWordWarning
-from sdejax.parallel import image_mesh, spread
-from sdejax.pictures import of_the_image
-from sdejax.produce import Job, Task, produce
-from sdejax.progress import tell
-from sdejax.sample import keys
-from sdejax.sheet import Sheet
-from sdejax.spans import Span
+from sdejax.jobs.edit_list import Entry, Failures, Hashes, grouped, read_manifest
+from sdejax.jobs.generate import on_every_device
+from sdejax.jobs.png_folder import of_the_image
+from sdejax.jobs.produce import Job, Task, produce
+from sdejax.jobs.progress import tell
+from sdejax.jobs.ranges import Span
+from sdejax.jobs.sheet import Sheet
+from sdejax.media.inputs import Input
+from sdejax.model.model import UnknownWordWarning
+from sdejax.noise.keys import keys
+from sdejax.runtime.batches import DeviceClock, chunked, in_batches
+from sdejax.runtime.sharding import image_mesh, spread
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ import importlib.metadata
 import json
 from typing import Any
 
-from sdejax.commands.run import cache_address
-from sdejax.storage import Folder
+from sdejax.commands.options import cache_address
+from sdejax.runtime.storage import Folder
 
 
 @dataclasses.dataclass(frozen=True)

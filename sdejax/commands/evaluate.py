@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from sdejax.commands.run import parse_seeds
+from sdejax.commands.options import parse_seeds
 
 if TYPE_CHECKING:
     from sdejax.evaluation.edits import Edit
     from sdejax.evaluation.run import Scorers
-    from sdejax.model import Model
+    from sdejax.model.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +70,10 @@ class Evaluate:
 def evaluate(command: Evaluate) -> int:
     """Run what is left of the grid, and write the report."""
     import sdejax as sj
+    from sdejax.edit.methods import METHODS
     from sdejax.evaluation.report import METRICS, plotting, report
     from sdejax.evaluation.run import SettingGrid, draw_strip
     from sdejax.evaluation.run import evaluate as run
-    from sdejax.methods import METHODS
 
     grid = SettingGrid(
         tuple(METHODS) if command.methods == "all" else tuple(command.methods.split(",")),
@@ -123,9 +123,9 @@ def _edits(command: Evaluate, manifest: str, model: "Model") -> tuple[list["Edit
     import numpy as np
 
     from sdejax.evaluation.edits import read_edits, some_of
+    from sdejax.evaluation.metrics import Candidates
     from sdejax.evaluation.perceptual import load_clip, load_dino, load_lpips
     from sdejax.evaluation.run import Scorers
-    from sdejax.metrics import Candidates
 
     if command.benchmark == "emoji-edits":
         from sdejax.evaluation.emoji_edits import emoji_edits, read_emoji

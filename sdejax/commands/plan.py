@@ -43,7 +43,7 @@ def plan(command: Plan) -> int:
     jax.config.update("jax_platforms", "cpu")  # planning takes no accelerator that this machine may have
 
     import sdejax as sj
-    from sdejax import plan as planning
+    from sdejax.jobs import plan as planning
 
     topology = planning.topology_of(command.topology)  # first: it sets the number of CPU devices
     model, config = planning.model_of(command.model)

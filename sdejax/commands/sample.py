@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from sdejax.arguments import FLAT
-from sdejax.commands.run import Run, RunOptions, Snapshot, make_sampler, seed_spans, start
+from sdejax.commands.arguments import FLAT
+from sdejax.commands.options import Run, RunOptions, Snapshot, make_sampler, seed_spans, start
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from sdejax.generate import DeviceClock
+    from sdejax.runtime.batches import DeviceClock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ def sample(command: Sample, check: Callable[[Any], None] = lambda model: None) -
     import warnings
 
     import sdejax as sj
-    from sdejax.images import to_image
-    from sdejax.model import UnknownWordWarning
-    from sdejax.produce import Job, Task, produce
-    from sdejax.sheet import Sheet
-    from sdejax.spans import Span, merged, size_of
+    from sdejax.jobs.produce import Job, Task, produce
+    from sdejax.jobs.ranges import Span, merged, size_of
+    from sdejax.jobs.sheet import Sheet
+    from sdejax.media.images import to_image
+    from sdejax.model.model import UnknownWordWarning
 
     model = sj.load(command.snapshot)
     check(model)

@@ -24,8 +24,8 @@ class Strokes:
 
 def strokes(command: Strokes) -> int:
     """Write the painting."""
-    from sdejax.guides import stroke_painting
-    from sdejax.images import open_image, save_png
+    from sdejax.media.guides import stroke_painting
+    from sdejax.media.images import open_image, save_png
 
     out = Path(command.out)
     if out.suffix.lower() != ".png" or out.is_dir():

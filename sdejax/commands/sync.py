@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from sdejax.arguments import FLAT
-from sdejax.commands.run import (
+from sdejax.commands.arguments import FLAT
+from sdejax.commands.options import (
     OptionalPicture,
     Run,
     RunOptions,
@@ -59,10 +59,10 @@ def sync(command: Sync) -> int:
 
     import sdejax as sj
     from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
-    from sdejax.edit.coupled import check_strength
-    from sdejax.inputs import open_input
-    from sdejax.manifest import Entry
-    from sdejax.methods import METHODS
+    from sdejax.edit.methods import METHODS
+    from sdejax.edit.pair import check_strength
+    from sdejax.jobs.edit_list import Entry
+    from sdejax.media.inputs import open_input
 
     def check(one: Sync, model: sj.Model) -> None:
         check_present(one, {"image": "image", "source": "source", "target": "target"})
@@ -98,7 +98,7 @@ def sync(command: Sync) -> int:
 
 def _check_method(one: Sync) -> None:
     """**Raises:** `ValueError` for a method that there is not, or an option that the method fixes."""
-    from sdejax.methods import METHODS
+    from sdejax.edit.methods import METHODS
 
     if one.method not in METHODS:
         raise ValueError(f"method={one.method!r}: must be one of {', '.join(METHODS)}")

@@ -5,8 +5,8 @@ import re
 from functools import partial
 from typing import Any
 
-from sdejax.arguments import FLAT
-from sdejax.commands.run import Run, RunOptions, Snapshot
+from sdejax.commands.arguments import FLAT
+from sdejax.commands.options import Run, RunOptions, Snapshot
 from sdejax.commands.sample import Sample, sample
 
 

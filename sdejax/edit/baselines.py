@@ -11,11 +11,13 @@ Inversions are in inversion.py; plain SDEdit with the target's prompt is `sdedit
 import jax
 from jax.typing import ArrayLike
 
-from sdejax.denoiser import Denoiser
-from sdejax.edit.coupled import Coupling
+from sdejax.denoiser.protocol import Denoiser
+from sdejax.edit.pair import Coupling
 from sdejax.edit.sync_sde import sync_sde
-from sdejax.sampler import Exponential, GridChoice, Sampler
-from sdejax.sde import SDE
+from sdejax.sde.base import SDE
+from sdejax.solvers.exponential import Exponential
+from sdejax.solvers.grids import GridChoice
+from sdejax.solvers.sampler import Sampler
 
 
 def flow_edit(

@@ -28,14 +28,16 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from sdejax.brownian import BrownianPaths, stream
-from sdejax.compiling import jit
-from sdejax.denoiser import STATIC, Denoiser, pytree
-from sdejax.edit.coupled import array_of, check_image, check_mask, check_strength, for_each_key
-from sdejax.parallel import mesh_of, over_images
-from sdejax.sample import check_keys
-from sdejax.sampler import GridChoice, Sampler
-from sdejax.sde import SDE
+from sdejax.denoiser.protocol import Denoiser
+from sdejax.edit.pair import array_of, check_image, check_mask, check_strength, for_each_key
+from sdejax.noise.brownian import BrownianPaths
+from sdejax.noise.keys import check_keys, stream
+from sdejax.pytrees import STATIC, pytree
+from sdejax.runtime.jit import jit
+from sdejax.runtime.sharding import mesh_of, over_images
+from sdejax.sde.base import SDE
+from sdejax.solvers.grids import GridChoice
+from sdejax.solvers.sampler import Sampler
 
 _Velocity = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # r (), t (), u (b, *shape) -> du/dr
 

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdejax.denoiser import STATIC, Denoiser, pytree
-from sdejax.edit.coupled import edit
-from sdejax.sampler import Sampler
-from sdejax.sde import SDE
+from sdejax.denoiser.protocol import Denoiser
+from sdejax.edit.pair import edit
+from sdejax.pytrees import STATIC, pytree
+from sdejax.sde.base import SDE
+from sdejax.solvers.sampler import Sampler
 
 
 class Projection(Protocol):

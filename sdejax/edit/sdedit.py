@@ -10,10 +10,11 @@ import dataclasses
 import jax
 from jax.typing import ArrayLike
 
-from sdejax.denoiser import Denoiser, pytree
-from sdejax.edit.coupled import edit
-from sdejax.sampler import Sampler
-from sdejax.sde import SDE
+from sdejax.denoiser.protocol import Denoiser
+from sdejax.edit.pair import edit
+from sdejax.pytrees import pytree
+from sdejax.sde.base import SDE
+from sdejax.solvers.sampler import Sampler
 
 
 @pytree

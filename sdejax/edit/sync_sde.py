@@ -9,10 +9,11 @@ import dataclasses
 import jax
 from jax.typing import ArrayLike
 
-from sdejax.denoiser import Denoiser, pytree
-from sdejax.edit.coupled import Coupling, edit
-from sdejax.sampler import Sampler
-from sdejax.sde import SDE
+from sdejax.denoiser.protocol import Denoiser
+from sdejax.edit.pair import Coupling, edit
+from sdejax.pytrees import pytree
+from sdejax.sde.base import SDE
+from sdejax.solvers.sampler import Sampler
 
 
 @pytree

@@ -1,1 +1,1 @@
-"""Text edits scored: where they come from, what they are scored by, how they are run, and what a run found."""
+"""Edits scored, and methods compared."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from sdejax.images import Placement, open_image, open_mask, to_array
+from sdejax.media.images import Placement, open_image, open_mask, to_array
 
 _PIE_SIDE = 512  # PIE-Bench's masks say nothing of their size; its pictures are of this one
 _PIE_FAMILIES = (

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from sdejax.evaluation.edits import Edit
-from sdejax.images import fit, open_image, to_array
+from sdejax.media.images import fit, open_image, to_array
 
 COUNT = 306
 _COLOURS = "red|orange|yellow|green|light blue|blue|purple|brown|black|white|pink|grey"

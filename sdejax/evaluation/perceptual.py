@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sdejax.images import to_bytes
+from sdejax.media.images import to_bytes
 
 ImageText = Callable[[np.ndarray, Sequence[str]], np.ndarray]
 ImageImage = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.metrics import Masked, bootstrap_interval
 from sdejax.evaluation.run import UNEDITED, Setting, shown_edits
-from sdejax.images import contact_sheet, save_png, to_image, write_atomically
-from sdejax.metrics import Masked, bootstrap_interval
+from sdejax.media.images import contact_sheet, save_png, to_image, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

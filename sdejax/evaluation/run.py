@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from sdejax.edit.methods import METHODS
 from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.metrics import Candidates, check_finite, kept_pixels, l1, preservation, psnr, ssim
 from sdejax.evaluation.perceptual import ImageImage, ImageText
-from sdejax.images import contact_sheet, save_png, to_image, write_atomically
-from sdejax.methods import METHODS
-from sdejax.metrics import Candidates, check_finite, kept_pixels, l1, preservation, psnr, ssim
-from sdejax.model import Model, UnknownWordWarning
-from sdejax.sample import keys
+from sdejax.media.images import contact_sheet, save_png, to_image, write_atomically
+from sdejax.model.model import Model, UnknownWordWarning
+from sdejax.noise.keys import keys
 
 UNEDITED = "unedited"  # the source as its own result: what a method must beat
 _SHOWN = 20

@@ -1,1 +1,1 @@
-"""Score networks in flax.nnx. Nothing above this package in the house knows that they exist."""
+"""Networks in flax.nnx; they know nothing of SDEs."""

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from sdejax.nn.few_rows import with_many_rows
+from sdejax.nn.batch_invariant import with_many_rows
 
 _FEATURES = 8  # that many are summed over at full speed
 _WIDE = 128  # from so many features on, few pixels are summed in the order of many

@@ -1,1 +1,1 @@
-"""Other people's weights: each file knows one layout, and reads it into a `Model`."""
+"""Other people's weights."""

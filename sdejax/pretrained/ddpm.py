@@ -12,14 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from sdejax.model import Model, Parametrisation
-from sdejax.nn.architecture import NCSNppConfig
-from sdejax.nn.names import from_names, shapes
-from sdejax.nn.ncsnpp import structure
+from sdejax.model.model import Model
+from sdejax.model.parametrisation import Parametrisation
+from sdejax.nn.ncsnpp.config import NCSNppConfig
+from sdejax.nn.ncsnpp.network import structure
+from sdejax.nn.params import from_names, shapes
+from sdejax.pretrained.files import digest
 from sdejax.pretrained.layout import with_our_axes
 from sdejax.pretrained.torch_files import image_side, read_torch
-from sdejax.pretrained.weights import digest
-from sdejax.sde import DiscreteVPSDE
+from sdejax.sde.variance_preserving import DiscreteVPSDE
 
 State = Mapping[str, np.ndarray]
 

@@ -1,0 +1,1 @@
+"""What a model says of a given image: its density, and how realistic it is."""

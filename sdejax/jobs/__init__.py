@@ -1,0 +1,1 @@
+"""From numbered tasks to files."""

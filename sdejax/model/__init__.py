@@ -1,0 +1,1 @@
+"""A model: a network with what it takes to be a denoiser."""

@@ -1,0 +1,1 @@
+"""The DDPM, DDPM++ and NCSN++ family."""

@@ -1,0 +1,47 @@
+"""Parameters by readable name, such as down.32x32.block0.conv0.kernel."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from sdejax.nn.ncsnpp.config import NCSNppConfig
+from sdejax.nn.ncsnpp.network import structure
+
+
+def to_names(params: Any) -> dict[str, Any]:
+    """Every parameter by its name."""
+    return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(params)}
+
+
+def shapes(config: NCSNppConfig) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the parameters of a network."""
+    return {_name(path): leaf.shape for path, leaf in nnx.to_flat_state(structure(config)[1])}
+
+
+def from_names(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The inverse of `to_names`, for the structure `abstract`; numbers become its dtype, on the default device.
+
+    On the device once: arrays of numpy would be copied there again by every call.
+
+    **Raises:** `ValueError` where a parameter is missing, is too many, or has another shape.
+    """
+    flat = nnx.to_flat_state(abstract)
+    names = [_name(path) for path, _ in flat]
+    if missing := sorted(set(names) - set(arrays)):
+        raise ValueError(f"lacks {len(missing)} parameters of the architecture, first {missing[0]!r}")
+    if extra := sorted(set(arrays) - set(names)):
+        raise ValueError(f"has {len(extra)} parameters not of the architecture, first {extra[0]!r}")
+    values = []
+    for (_, leaf), name in zip(flat, names, strict=True):
+        value = arrays[name]
+        if value.shape != leaf.shape:
+            raise ValueError(f"parameter {name!r} has shape {value.shape}, the architecture wants {leaf.shape}")
+        values.append(np.asarray(value, leaf.dtype))  # by numpy: jax would compile a program for each shape
+    placed = jax.device_put(values)
+    return nnx.from_flat_state([(path, leaf.replace(value)) for (path, leaf), value in zip(flat, placed, strict=True)])
+
+
+def _name(path: Any) -> str:
+    return ".".join(str(key) for key in path)

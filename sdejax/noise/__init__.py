@@ -1,0 +1,1 @@
+"""Seeds, and the Brownian paths that follow from them (eq. 5)."""

@@ -1,0 +1,1 @@
+"""How programs run: compiled, kept, spread over devices and processes."""

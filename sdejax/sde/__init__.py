@@ -1,0 +1,1 @@
+"""Forward processes (eq. 1 to 4)."""

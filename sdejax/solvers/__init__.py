@@ -1,0 +1,1 @@
+"""The reverse process, solved (eq. 8 to 10)."""

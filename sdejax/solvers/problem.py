@@ -1,0 +1,100 @@
+"""What is solved: a tuple of components that share the times, and what moves each of them.
+
+One component for sampling, several for an edit. For each component a `Drive` gives its D (None for pure noise), and its
+noise from the unit noises of the paths.
+"""
+
+import dataclasses
+import math
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+
+from sdejax.noise.brownian import BrownianPaths
+from sdejax.noise.keys import stream
+from sdejax.pytrees import STATIC, pytree
+from sdejax.sde.base import SDE
+
+State = tuple[jax.Array, ...]
+FAR = 1000.0  # stands for an infinite |log tau|: its exponential is 0 in float32, its differences are finite
+
+
+class Drive(Protocol):
+    """What moves the components of a state: a callable pytree, its batch leaves marked `PerImage`."""
+
+    def __call__(self, t: jax.Array, state: State) -> tuple[jax.Array | None, ...]:
+        """D of each component at time t (), each (b, *shape), or None for a component of pure noise."""
+        ...
+
+    def noise(self, state: State, unit: State) -> tuple[jax.Array | None, ...]:
+        """The noise of each component, linear in the `unit` noises of the paths, or None."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+    """What is static about a state's components.
+
+    `stochasticity` is lam of each (infinity draws the noise afresh at every step); `paths` the number of Brownian
+    paths that each image has; `driven` says which components have a D, the others are pure noise; `multiplicative`
+    whether the noise depends on the state.
+    """
+
+    stochasticity: tuple[float, ...]
+    driven: tuple[bool, ...] = (True,)
+    paths: int = 1
+    multiplicative: bool = False
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any component takes noise."""
+        return any(lam > 0.0 for lam in self.stochasticity)
+
+
+@pytree
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is solved: `drive` moves the components of a state under `sde`, along the paths of `keys` (b,).
+
+    `begin` (b, *shape), where given, is each value's own time of beginning: until then its D does not act on it.
+    """
+
+    drive: Drive
+    components: Components = dataclasses.field(metadata=STATIC)
+    sde: SDE = dataclasses.field(metadata=STATIC)
+    keys: jax.Array
+    begin: jax.Array | None = None
+
+    def begun(self, t: jax.Array) -> jax.Array | float:
+        """1 where a value has begun by time t, 0 elsewhere; a value that begins at 0 never does."""
+        return 1.0 if self.begin is None else ((self.begin >= t) & (self.begin > 0.0)).astype(self.begin.dtype)
+
+    def paths(self, shape: tuple[int, ...], depth: int, levy_area: type | None = None) -> tuple[BrownianPaths, ...]:
+        """The Brownian paths of the images; only the first streams are drawn where fewer are asked for."""
+        return tuple(BrownianPaths(stream(self.keys, i), shape, depth, levy_area) for i in range(self.components.paths))
+
+
+def log_tau_of(sde: SDE, t: jax.Array) -> jax.Array:
+    """log(tau) at time t, finite."""
+    return jnp.clip(jnp.log(sde.tau(t)), -FAR, FAR)
+
+
+def last_step(problem: Problem, t: jax.Array, state: State) -> State:
+    """The last step: D itself, but for values that began after t only the share of it that is theirs."""
+    share = 1.0 if problem.begin is None else share_of_last(problem.begin, t)
+    signals = problem.drive(t, state)
+    return tuple(jnp.zeros_like(x) if d is None else share * d for x, d in zip(state, signals, strict=True))
+
+
+def share_of_last(begin: jax.Array, t: jax.Array) -> jax.Array:
+    """The share of the last step that a value takes which began at `begin`; VE's last time t is 0."""
+    return jnp.clip(begin / jnp.maximum(t, 1e-12), 0.0, 1.0)
+
+
+def depth_of(steps: int) -> int:
+    """Halvings of the clock that resolve `steps` steps of any grid from noise levels above 0.1.
+
+    The common grids use half the clock or less; below, steps may share a leaf of the tree, and lose a little noise.
+    """
+    return math.ceil(math.log2(steps)) + 4

@@ -1,0 +1,1 @@
+"""Training a score model."""

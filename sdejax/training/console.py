@@ -1,0 +1,107 @@
+"""What a person sees of a run: one status line on a terminal, plain lines elsewhere, and the metrics as files."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sdejax.media.images import write_atomically
+from sdejax.training.config import Config
+
+
+class Console:
+    """The status line and what is said beside it; nothing where `quiet`, as on all processes but the first."""
+
+    def __init__(self, config: Config, start: int, quiet: bool):
+        self.rich = RichConsole(file=sys.stderr, quiet=quiet)
+        self.steps, self.start, self.started = config.steps, start, time.perf_counter()
+        self.progress = Progress(
+            TextColumn(config.name),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(),
+            console=self.rich,
+            disable=quiet or not self.rich.is_terminal,
+        )
+        self.task = self.progress.add_task("train", total=config.steps, completed=start, status="compiling")
+
+    def __enter__(self) -> "Console":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self.rich.print(text, highlight=False, soft_wrap=True, markup=False)
+
+    def show(self, row: dict[str, Any]) -> None:
+        """The status of a step: loss, images/s, share of the peak where it is known, time left."""
+        loss = "none" if row["loss"] is None else f"{row['loss']:.4f}"
+        status = f"loss {loss}  {row['images_per_second']:.1f} images/s"
+        if row.get("peak_share") is not None:
+            status += f"  {row['peak_share']:.0%} of peak"
+        self.progress.update(self.task, completed=row["step"], status=status)
+        if not self.rich.is_terminal:
+            done = max(1, row["step"] - self.start)
+            left = (time.perf_counter() - self.started) / done * (self.steps - row["step"])
+            self.say(f"step {row['step']} of {self.steps}  {status}  {_duration(left)} left")
+
+
+def _duration(seconds: float) -> str:
+    minutes = math.ceil(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard's event files, written by the first process.
+
+    A run that goes on at step `start` drops what it wrote of later steps, which come again.
+    """
+
+    def __init__(self, folder: Path, start: int, quiet: bool):
+        self.path, self.events = folder / "metrics.jsonl", None
+        if quiet:
+            return
+        from tensorboardX import SummaryWriter
+
+        self.events = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1 if start else None)
+        if self.path.is_file():
+            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= start]
+            write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Keep a row: "step", and numbers or dicts of numbers by name."""
+        if self.events is None:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        for name, value in row.items():
+            numbers = value if isinstance(value, dict) else {"": value}
+            for key, number in numbers.items():
+                if name != "step" and number is not None:
+                    self.events.add_scalar(f"{name}/{key}" if key else name, number, row["step"])
+
+    def picture(self, name: str, image: Any, step: int) -> None:
+        """Show a picture among the events."""
+        if self.events is not None:
+            self.events.add_image(name, image, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Everything on disk."""
+        if self.events is not None:
+            self.events.close()
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):  # the last line of a run that was killed
+        return math.inf

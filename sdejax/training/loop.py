@@ -1,0 +1,172 @@
+"""The training loop, top to bottom."""
+
+import dataclasses
+import json
+import signal
+import sys
+
+import jax
+import numpy as np
+
+from sdejax.media.images import save_png, write_atomically
+from sdejax.model.snapshot import save
+from sdejax.runtime.distributed import Processes, start_processes, time_limit
+from sdejax.runtime.sharding import everyone, fetch
+from sdejax.training.checkpoints import Checkpoints
+from sdejax.training.config import Config, config_to_json
+from sdejax.training.console import Console, Metrics
+from sdejax.training.data.batches import batches
+from sdejax.training.flops import peak_flops, step_flops
+from sdejax.training.plan import describe
+from sdejax.training.progress import Progress
+from sdejax.training.setup import Setup, set_up
+from sdejax.training.step import TrainState
+from sdejax.training.validation import Validation, lag, sample_sheet
+
+_IN_FLIGHT = 2  # steps that are given to the devices before the results of the first are looked at
+_PROFILED = (10, 15)  # from which to which step after the start a trace is taken
+
+
+def run(config: Config, processes: Processes = Processes(), dry_run: bool = False, profile: bool = False) -> int:  # noqa: B008
+    """Train, or go on training: the same command resumes at the newest checkpoint. The exit code."""
+    start_processes(processes)
+    first, folder = jax.process_index() == 0, config.folder
+    setup = set_up(config)
+    if dry_run:
+        if first:
+            print(describe(setup))
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    if first:
+        write_atomically(folder / "config.json", config_to_json(config).encode())
+
+    with time_limit(processes.timeout, "starting"):
+        checkpoints = Checkpoints(
+            config.checkpoints or folder / "checkpoints",
+            config.checkpoints_kept,
+            config.checkpoints_forever,
+            processes.timeout,
+            lambda text: print(text, file=sys.stderr) if first else None,
+        )
+        state, notes = checkpoints.restore(setup.abstract) or (setup.fresh_state(), {})
+        start = int(state.step)
+    console, metrics = Console(config, start, quiet=not first), Metrics(folder, start, quiet=not first)
+    progress = Progress(setup, notes, console, metrics, processes.timeout)
+    position = notes.get("position", 0)  # how many images all processes together have drawn
+    stream = batches(
+        setup.images, setup.model.shape, setup.tokens, batch=config.batch, seed=config.seed, flip=config.flip,
+        crop=config.crop, start=position, process=jax.process_index(), processes=jax.process_count(),
+        threads=config.threads, workers=config.workers,
+    )  # fmt: skip
+    validation, prompts = setup.validation(), setup.prompts()
+    if peak_flops(jax.devices()[0]) is not None:  # else there is nothing to compare with
+        progress.flops = step_flops(setup.step.lower(state, *setup.abstract_inputs()))  # type: ignore[attr-defined]
+    console.say(_head(setup, start))
+    signals = _catch_signals()
+    with console:
+        for step in range(start + 1, config.steps + 1):
+            if profile and step - start in _PROFILED:
+                _trace(setup, step - start == _PROFILED[0])
+            batch = next(stream)
+            state, found = setup.step(state, *setup.inputs(batch))
+            position += config.batch
+            stops = np.full(jax.local_device_count(), len(signals), np.int32)
+            progress.started(step, found, everyone((batch["undecodable"].astype(np.int32), stops), setup.mesh))
+
+            last = step == config.steps
+            validates = last or step % config.validate_every == 0
+            samples = config.sample_every > 0 and (last or step % config.sample_every == 0)
+            saves = last or step % config.checkpoint_every == 0
+            progress.catch_up(0 if validates or samples or saves else _IN_FLIGHT)
+            if progress.failed:
+                break
+            with time_limit(processes.timeout, f"what follows step {step}"), progress.paused():
+                if validates and validation is not None:
+                    _validate(step, validation, state, config, console, metrics)
+                if samples:
+                    sheet = sample_sheet(setup.model, (state.params, *state.ema), prompts, setup.mesh)
+                    metrics.picture("samples", np.asarray(sheet), step)
+                    if first:
+                        save_png(folder / f"samples-{step:07d}.png", sheet)
+                if saves or progress.stopping:
+                    checkpoints.save(state, {"position": position, **progress.notes()})
+                    _save_snapshots(setup, state)
+            if progress.stopping:
+                break
+    stream.close()
+    with time_limit(processes.timeout, "closing the checkpoints"):
+        checkpoints.close()
+    metrics.close()
+    if progress.failed:
+        newest = checkpoints.latest()
+        kept = (
+            "there is no checkpoint"
+            if newest is None
+            else f"the last good checkpoint is {checkpoints.folder / str(newest)}"
+        )
+        print(f"error: {progress.stopping}\n{kept}", file=sys.stderr)
+        return 1
+    if progress.stopping:
+        print(f"stopped at step {int(state.step)}; the same command goes on from there", file=sys.stderr)
+        return 130
+    if first:
+        print(json.dumps({"steps": int(state.step), "snapshot": str(folder / "snapshot")}))
+    return 0
+
+
+def _head(setup: Setup, start: int) -> str:
+    config, devices = setup.config, setup.mesh.size
+    return (
+        f"{config.name}: {setup.model.parameter_count / 1e6:.2f} M parameters, {len(setup.images.names)} images, steps "
+        f"{start} to {config.steps} of {config.batch} on {devices} device{'s' * (devices > 1)}, in {config.folder}"
+    )
+
+
+def _validate(
+    step: int, validation: Validation, state: TrainState, config: Config, console: Console, metrics: Metrics
+) -> None:
+    """The validation losses of the weights and of each moving average, and whether the first of these lags behind."""
+    weights, averages = validation.loss(state.params), [validation.loss(ema) for ema in state.ema]
+    row = {"step": step, "validation": averages[0], "validation_of_weights": weights}
+    row |= {f"validation_of_ema_{decay:g}": loss for decay, loss in zip(config.ema[1:], averages[1:], strict=True)}
+    metrics.write(row)
+    levels = "  ".join(f"{level}: {loss:.4f}" for level, loss in averages[0].items())
+    console.say(f"step {step}  validation loss of the denoiser by noise level  {levels}")
+    behind = lag(averages[0], weights)
+    if behind is not None:
+        console.say(
+            f"step {step}  warning: the moving average lags behind: its validation loss is {behind:.0%} above that of "
+            f"the weights; it looks back over some {1.0 / (1.0 - config.ema[0]):.0f} steps"
+        )
+
+
+def _save_snapshots(setup: Setup, state: TrainState) -> None:
+    """The moving averages as snapshots: "snapshot", and "snapshot-DECAY" for those after the first."""
+    for number, (decay, ema) in enumerate(zip(setup.config.ema, state.ema, strict=True)):
+        params = fetch(ema, setup.mesh)
+        if jax.process_index() == 0:
+            name = f"snapshot-{decay:g}" if number else "snapshot"
+            save(setup.config.folder / name, dataclasses.replace(setup.model, params=params))
+
+
+def _trace(setup: Setup, begins: bool) -> None:
+    if begins:
+        options = jax.profiler.ProfileOptions()
+        options.python_tracer_level = 0  # what the devices do, not every call in this program
+        jax.profiler.start_trace(str(setup.config.folder / "profile"), profiler_options=options)
+    else:
+        jax.profiler.stop_trace()
+
+
+def _catch_signals() -> list[int]:
+    """A list that fills when the person or the machine asks the run to stop; the steps under way are finished."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return received

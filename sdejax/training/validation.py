@@ -1,0 +1,91 @@
+"""How good the weights are by now: the denoiser's error on held-out images, and sheets of samples."""
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from PIL import Image
+
+from sdejax.denoiser.protocol import Denoiser
+from sdejax.media.images import contact_sheet, to_image
+from sdejax.model.model import Model, UnknownWordWarning
+from sdejax.runtime.jit import jit
+from sdejax.runtime.sharding import fetch, images_sharding, place
+from sdejax.sampling.sample import sample
+from sdejax.sde.base import SDE
+from sdejax.solvers.sampler import Sampler
+
+LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0)
+_LAGS = 0.05  # the moving average's validation loss above that of the weights, as a logarithm, from which it is told
+
+
+def quiet_denoiser(model: Model, captions: Sequence[str] | None, guidance: float | None = None) -> Denoiser:
+    """The denoiser for captions that may have words of their own, as held-out ones do, without the warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnknownWordWarning)
+        return model.denoiser(captions, guidance)
+
+
+@partial(jit, static_argnames=("sde",))
+def _denoiser_error(denoiser: Denoiser, sde: SDE, t: jax.Array, images: jax.Array, noise: jax.Array) -> jax.Array:
+    return jnp.mean(jnp.square(denoiser(t, sde.perturb(t, images, noise)) - images))
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """Held-out images (n, h, w, c) in [-1, 1] with their captions, on a mesh."""
+
+    model: Model
+    mesh: Mesh
+    images: np.ndarray
+    captions: tuple[str, ...]
+    seed: int
+
+    def loss(self, params: Any) -> dict[str, float]:
+        """E |D - x0|^2 per value, by noise level; the same noise each time."""
+        captions = self.captions if self.model.vocabulary is not None else None
+        denoiser = quiet_denoiser(dataclasses.replace(self.model, params=params), captions)
+        sharding, losses = images_sharding(self.mesh), {}
+        images = place(self.images, sharding)
+        for i, level in enumerate(LEVELS):
+            key = jax.random.fold_in(jax.random.key(self.seed), i)
+            noise = place(jax.random.normal(key, self.images.shape), sharding)
+            time: Any = np.asarray(self.model.sde.time(np.float32(level**2)))  # the same on every process
+            losses[str(level)] = float(_denoiser_error(denoiser, self.model.sde, time, images, noise))
+        return losses
+
+
+def whole_rows(count: int, wanted: int, devices: int) -> np.ndarray:
+    """Which of `count` images to take for about `wanted` that the devices can share alike; some twice if need be."""
+    rows = min(count, wanted) // devices * devices or devices
+    return np.arange(rows) % count
+
+
+def lag(average: dict[str, float], weights: dict[str, float]) -> float | None:
+    """By how much the moving average's validation loss exceeds that of the weights, where it is worth telling."""
+    ratios = [math.log(average[level] / weights[level]) for level in average]
+    mean = sum(ratios) / len(ratios)
+    return math.expm1(mean) if mean > _LAGS else None
+
+
+def sample_sheet(
+    model: Model, trees: Sequence[Any], prompts: Sequence[str] | None, mesh: Mesh, guidance: float | None = None
+) -> Image.Image:
+    """A row of samples for each tree of parameters: the same seeds, 0 to 15 or more, and the same prompts."""
+    count = -(-16 // mesh.size) * mesh.size
+    seeds = np.arange(count, dtype=np.uint32)
+    keys = jax.jit(jax.vmap(jax.random.key), out_shardings=images_sharding(mesh))(seeds)
+    texts = None if prompts is None else [prompts[i * len(prompts) // count] for i in range(count)]
+    rows = []
+    for params in trees:
+        denoiser = quiet_denoiser(dataclasses.replace(model, params=params), texts, guidance)
+        drawn = sample(denoiser, model.sde, keys, model.shape, sampler=Sampler(steps=20))
+        rows.extend(to_image(image) for image in fetch(drawn, mesh))
+    return contact_sheet(rows, columns=count, scale=1 if model.shape[0] > 64 else 2)

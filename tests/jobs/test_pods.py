@@ -1,0 +1,395 @@
+"""Many images over devices and processes: the same ones, each once, whoever is killed, lost or late."""
+
+import hashlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import sdejax as sj
+from sdejax.commands.main import main
+from sdejax.media.images import to_image
+from sdejax.model.snapshot import save
+from sdejax.runtime.program_cache import keep_programs
+from tests.tiny import PROMPTS, tiny_model
+from tests.train_run import free_port, on_fake_devices
+
+WORDS = ["--steps", "2", "--batch", "2"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pods") / "model"
+    save(path, tiny_model())
+    return str(path)
+
+
+def started(*words, devices=1, module="sdejax.commands.main"):
+    """A process of its own, as a person starts it."""
+    return on_fake_devices(devices, [sys.executable, "-m", module, *map(str, words)])
+
+
+def together(count, *words, devices=1):
+    """Processes of one run."""
+    shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", count]
+    return [started(*words, *shared, "--process-id", index, devices=devices) for index in range(count)]
+
+
+def sample(model, out, *more):
+    return ["sample", model, "--prompt", "red heart", *WORDS, "--out", str(out), *map(str, more)]
+
+
+def images_in(out, complete=True):
+    """Key to pixels, of all shards; each key once, each as its index says, and the manifest lists them all."""
+    found = {}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["complete"] == complete
+    assert {entry["file"] for entry in manifest["finished"]} == {path.name for path in out.glob("*.tar")}
+    for path in sorted(out.glob("*.tar")):
+        index = json.loads(path.with_suffix(".json").read_text())
+        assert index["bytes"] == path.stat().st_size
+        assert index["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+        hashes = {line["key"].replace(".", "%2E"): line["sha256"] for line in index["index"]}
+        with tarfile.open(path) as tar:
+            for member in tar:
+                key, _, field = member.name.partition(".")
+                if field == "png":
+                    data = tar.extractfile(member).read()
+                    assert key not in found
+                    assert hashlib.sha256(data).hexdigest() == hashes.pop(key)
+                    found[key] = np.asarray(Image.open(io.BytesIO(data)))
+        assert not hashes
+    return found
+
+
+@pytest.fixture(scope="module")
+def alone(model, tmp_path_factory):
+    """The images of seeds 0 to 39, made by one process on one device."""
+    out = tmp_path_factory.mktemp("alone")
+    process = started(*sample(model, out, "--seeds", "0-39", "--format", "tar", "--shard-size", 6))
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0, said
+    return images_in(out)
+
+
+def test_the_images_are_the_same_on_any_devices_and_processes(model, alone, tmp_path):
+    """1 process on 1 device, 1 on 4, 2 on 2 each: bit for bit. Rejects noise by place, batch or process."""
+    assert len(alone) == 40 and np.ptp(np.stack(list(alone.values())), axis=0).max() > 50
+    how = ("--seeds", "0-39", "--format", "tar", "--shard-size", 6)
+    four = started(*sample(model, tmp_path / "four", *how), devices=4)
+    assert four.wait(timeout=200) == 0, four.communicate()
+    pair = together(2, *sample(model, tmp_path / "pair", *how), devices=2)
+    said = [process.communicate(timeout=200) for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert "40 images written" in said[0][0] and "images written" not in said[1][0]
+    for other in (images_in(tmp_path / "four"), images_in(tmp_path / "pair")):
+        assert other.keys() == alone.keys()
+        for key, image in alone.items():
+            np.testing.assert_array_equal(other[key], image)
+
+
+def test_python_makes_the_images_of_the_command(model, alone):
+    found = {}
+    sampler, devices = sj.Sampler(steps=2), jax.devices()[1:3]
+    for seeds, images in sj.generate(
+        sj.load(model), range(40), prompt="red heart", sampler=sampler, batch=2, devices=devices
+    ):
+        found |= {f"{seed:06d}": np.asarray(to_image(image)) for seed, image in zip(seeds, images, strict=True)}
+    assert found.keys() == alone.keys()
+    for key, image in alone.items():
+        np.testing.assert_array_equal(found[key], image)
+
+
+def test_another_batch_is_the_same_to_a_hundred_thousandth_and_more_seeds_go_on(model, alone, tmp_path):
+    # The PNG's 8 bits round 1e-5 alike but at an edge; the seeds that are there are not made again, nor twice.
+    assert main(sample(model, tmp_path, "--seeds", "3-21", "--format", "tar", "--shard-size", 8)) == 0
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
+    assert len(before) == 3
+    more = ("--seeds", "30-39,0-29", "--format", "tar", "--shard-size", 8, "--batch", 5)
+    assert main(sample(model, tmp_path, *more)) == 0
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in before} == before
+    found = images_in(tmp_path)
+    assert found.keys() == alone.keys()
+    for key, image in alone.items():
+        assert np.abs(found[key].astype(int) - image).max() <= 1
+
+
+def test_a_batch_that_is_given_stays_on_any_number_of_devices(model, tmp_path, capsys):
+    """Rejects a batch cut to the one image that each of four devices needs: other images in the last bits."""
+    words = ["--seeds", "0-2", "--cache", tmp_path / "programs", "--warmup", "--json"]
+    assert main(sample(model, tmp_path / "out", *words)) == 0
+    keep_programs("none")
+    assert json.loads(capsys.readouterr().out)["images_at_once"] == 2 * len(jax.devices())
+
+
+def test_another_job_in_the_same_folder_is_refused(model, tmp_path, capsys):
+    how = ("--seeds", "0-3", "--format", "tar")
+    assert main(sample(model, tmp_path, *how)) == 0
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    assert main([*sample(model, tmp_path, *how), "--prompt", "square"]) == 2
+    assert 'holds images of another job; prompt was "red heart", and is "square"' in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_a_seed_that_comes_to_nothing_costs_no_other(model, tmp_path, capsys):
+    """A guidance so large that the float32 of some seeds overflow. Rejects a job that ends at the first of them, as no
+    rerun could ever get beyond it; but where the very first image is one, the model is at fault, and nothing is made.
+    """
+    sampler = sj.Sampler(steps=1, stochasticity=0.0)
+    loaded, size = sj.load(model), {}
+    for seeds, images in sj.generate(loaded, range(12), prompt="red heart", guidance=1e30, sampler=sampler, batch=2):
+        size |= dict(zip(seeds, np.abs(images.astype(float)).max((1, 2, 3)), strict=True))
+    order = sorted(size, key=size.__getitem__)
+    scale = 1e30 * float(np.finfo(np.float32).max) / np.sqrt(size[order[7]] * size[order[8]])
+    words = ["sample", model, "--prompt", "red heart", "--steps", 1, "--stochasticity", 0, "--batch", 2]
+    words += ["--guidance", scale, "--format", "tar", "--shard-size", 4, "--out", tmp_path / "out", "--seeds"]
+    words = list(map(str, words))
+    assert main([*words, str(order[0])]) == 0
+    for _ in range(2):  # a rerun goes on beyond those that fail again
+        capsys.readouterr()
+        assert main([*words, "0-11"]) == 2
+        said = capsys.readouterr().err
+        assert all(f"error: {seed:06d}: images: a value is NaN or infinite" in said for seed in order[8:]), said
+        assert "4 failed" in said
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert not manifest["complete"] and manifest["images"] == 8
+    assert {seed for entry in manifest["finished"] for seed in entry["missing"]} <= set(order[8:])
+    bad = order[8]
+    assert main([*words[:-3], "--out", str(tmp_path / "bad"), "--seeds", f"{bad}-{bad + 3}"]) == 2
+    assert f"error: {bad:06d}: images: " in capsys.readouterr().err and not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1999", 2), ("png", "0-1199", 1)])
+def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds, count):
+    """kill -9 at random moments, a pair that writes tar and one that writes PNG, and the same command each time."""
+    words = sample(model, tmp_path / "out", "--seeds", seeds, "--format", form, "--shard-size", 7)
+    process = started("10", count, *words, module="tests.kill_run")
+    out, said = process.communicate(timeout=400)
+    assert process.returncode == 0, said
+    assert int(next(filter(str.isdigit, out.splitlines()))) >= 8  # the last may find everything done
+    last = int(seeds.partition("-")[2])
+    expected = {f"{seed:06d}" for seed in range(last + 1)}
+    if form == "tar":
+        assert images_in(tmp_path / "out").keys() == expected
+        left = list((tmp_path / "out").glob(".*"))
+    else:
+        for key in expected:
+            record = json.loads((tmp_path / "out" / f"{key}.json").read_text())
+            data = (tmp_path / "out" / f"{key}.png").read_bytes()
+            assert record["png_sha256"] == hashlib.sha256(data).hexdigest()
+        left = [path for path in (tmp_path / "out").iterdir() if path.stem not in {*expected, "sheet"}]
+    assert left == []  # the leftovers of the dead are swept
+
+
+def test_one_that_is_lost_is_named_and_the_others_end_in_order(model, tmp_path):
+    words = sample(model, tmp_path / "out", "--seeds", "0-199999", "--shard-size", 40, "--timeout", 10)
+    pair = together(2, *words)
+    while not list((tmp_path / "out").glob("*.tar")):
+        assert all(process.poll() is None for process in pair), pair[0].communicate()
+        time.sleep(0.1)
+    pair[1].send_signal(signal.SIGKILL)
+    began = time.monotonic()
+    out, said = pair[0].communicate(timeout=120)
+    assert pair[0].returncode == 1, said
+    assert "error: process 1 of 2 is gone; the same command makes what is missing" in said
+    assert time.monotonic() - began < 60
+    assert len(list((tmp_path / "out").glob(".*"))) <= 1  # that of the killed process
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["images"] > 0 and not manifest["complete"]
+    # Rejects a count with the images in the shard that the killed process had under way.
+    assert (
+        f"{manifest['images']} images written" in out and len(images_in(tmp_path / "out", False)) == manifest["images"]
+    )
+
+
+def test_devices_that_are_not_there_are_one_sentence(model, tmp_path):
+    words = sample(model, tmp_path / "out")
+    run = subprocess.run(
+        [sys.executable, "-m", "sdejax.commands.main", *words],
+        env={**os.environ, "JAX_PLATFORMS": "nosuch"},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 2 and run.stderr.startswith("error: devices: ") and run.stderr.count("\n") == 1, run.stderr
+
+
+def test_one_that_never_comes_is_named(model, tmp_path):
+    port = free_port()
+    words = sample(model, tmp_path / "out", "--coordinator", f"127.0.0.1:{port}", "--processes", 3, "--timeout", 4)
+    pair = [started(*words, "--process-id", index) for index in (0, 2)]
+    for process in pair:
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert said.strip().splitlines() == ["error: process 1 did not come within 4 seconds"]
+    assert not (tmp_path / "out").exists()
+
+
+# Another process of the run that ends, or hangs, as soon as it has joined.
+JOINED = """
+import os, sys, time
+from sdejax.peers import Peers
+from sdejax.processes import Processes, start_processes
+start_processes(Processes("auto", sys.argv[1], 2, 1, 9), independent=True)
+if sys.argv[2] == "ends":
+    os._exit(0)
+Peers(9).bring_up_devices()
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    ("other", "told"), [("ends", "process 1 of 2 is gone"), ("hangs", "process 1 has made nothing for 4 seconds")]
+)
+def test_one_that_joined_and_does_nothing_is_named_within_the_limit(model, tmp_path, other, told):
+    """jax waits two minutes for the devices of one that has ended, and for ever for the answer of one that hangs."""
+    where = f"127.0.0.1:{free_port()}"
+    silent = on_fake_devices(1, [sys.executable, "-c", JOINED, where, other])
+    words = ["--coordinator", where, "--processes", 2, "--process-id", 0, "--timeout", 4, "--format", "tar"]
+    began = time.monotonic()
+    process = started(*sample(model, tmp_path / "out", "--seeds", "0-7", *words))
+    _, said = process.communicate(timeout=100)
+    seconds = time.monotonic() - began
+    silent.kill()
+    silent.communicate()
+    assert process.returncode == 1 and said.count("error: ") == 1, said
+    assert f"error: {told}; the same command makes what is missing" in said
+    assert "Traceback" not in said and seconds < 60.0
+
+
+def test_where_one_is_told_to_stop_all_end_in_order_and_say_which(model, tmp_path):
+    pair = together(2, *sample(model, tmp_path, "--seeds", "0-199999", "--shard-size", 40))
+    while not list(tmp_path.glob("*.tar")):
+        assert all(process.poll() is None for process in pair), pair[0].communicate()
+        time.sleep(0.05)
+    pair[1].terminate()
+    said = [process.communicate(timeout=60)[1] for process in pair]
+    assert [process.returncode for process in pair] == [1, 1], said
+    assert "error: process 1 of 2 was asked to stop; the same command makes what is missing" in said[0]
+    assert "error: asked to stop; " in said[1]
+    assert not list(tmp_path.glob(".*"))  # both have finished their shards
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {entry["file"] for entry in manifest["finished"]} == {path.name for path in tmp_path.glob("*.tar")}
+    assert {entry["images"] for entry in manifest["finished"]} == {40} and not manifest["complete"]
+
+
+def test_told_to_stop_it_finishes_its_shard(model, tmp_path):
+    process = started(*sample(model, tmp_path, "--seeds", "0-199999", "--shard-size", 40))
+    while not list(Path(tmp_path).glob("*.tar")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: asked to stop; the same command makes what is missing" in said
+    assert not list(tmp_path.glob(".*"))
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert {entry["images"] for entry in manifest["finished"]} == {40}
+    assert {entry["file"] for entry in manifest["finished"]} == {path.name for path in tmp_path.glob("*.tar")}
+
+
+def manifest_of(folder, verb):
+    """Eleven edits of two pictures, the seventh (process 1's of two) of one that is not there yet."""
+    for name in ("a", "b"):
+        pixels = np.random.default_rng(ord(name)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    picture, texts = ("guide", {"prompt": "square"}) if verb == "edit" else ("image", {})
+    lines = [{picture: f"{'ab'[i % 2]}.png", "seed": i, "name": f"n{i}", **texts} for i in range(11)]
+    if verb == "sync":
+        lines = [line | {"source": "red heart", "target": PROMPTS[1 + i % 3]} for i, line in enumerate(lines)]
+    lines[6][picture] = "later.png"
+    path = folder / "edits.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+@pytest.mark.parametrize("verb", ["edit", "sync"])
+def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
+    """Bit for bit what one process makes, and each edit once; the process that misses a picture says so, in time it is
+    made. Rejects edits that are dealt by their place in a process, noise that depends on it, and a process that ends
+    with 2 before process 0 is through, which whoever started both might then end.
+
+    A later start compiles nothing: rejects masks that are checked on the devices, behind all that these have to do.
+    """
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+    words = [verb, model, "--manifest", manifest_of(tmp_path, verb), *WORDS]
+    one = started(*words, "--out", tmp_path / "alone")
+    assert "error: n6: " in one.communicate(timeout=200)[1] and one.returncode == 2
+    pair = together(2, *words, "--out", tmp_path / "pair")
+    assert pair[1].wait(timeout=200) == 2 and (tmp_path / "pair" / "sheet.png").exists()
+    said = [process.communicate(timeout=200)[1] for process in pair]
+    assert pair[0].returncode == 2 and said[0].splitlines()[-2] == "1 failed", said  # of all processes
+    assert ["error: n6: " in text for text in said] == [False, True]
+    expected = {path.name for path in (tmp_path / "alone").glob("n*.png")}
+    assert len(expected) == 10 == len(list((tmp_path / "pair").glob("n*.png")))
+    for name in expected:
+        alone, shared = (np.asarray(Image.open(tmp_path / kind / name)) for kind in ("alone", "pair"))
+        np.testing.assert_array_equal(shared, alone)
+    Image.open(tmp_path / "a.png").save(tmp_path / "later.png")
+    before = {name: (tmp_path / "pair" / name).stat().st_mtime_ns for name in expected}
+    pair = together(2, *words, "--out", tmp_path / "pair")
+    said = [process.communicate(timeout=200)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], said
+    assert {name: (tmp_path / "pair" / name).stat().st_mtime_ns for name in expected} == before
+    assert (tmp_path / "pair" / "n6.png").exists()
+    assert all("ompiling" not in text for text in said), said
+
+
+def test_what_one_process_has_warmed_up_all_of_a_run_load(model, alone, tmp_path, monkeypatch):
+    """Also the second, whose devices have other numbers; jax's own cache would serve the first alone. None compiles
+    anything: rejects a conversion of seeds by jax, or a look at XLA's options, 25 ms each.
+    """
+    monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+    words = [*WORDS, "--cache", tmp_path / "cache", "--json"]
+    out, said = started("warmup", model, "--shape", "8x8x3", *words).communicate(timeout=200)
+    assert json.loads(out)["compiled"] == 2 and "ompiling jit(_sample)" in said and "ompiling jit(_keys)" in said, said
+    how = ("--prompt", "red heart", "--seeds", "0-39", "--format", "tar", "--shard-size", 6, "--out", tmp_path / "out")
+    for job in (["warmup", model], ["sample", model, *how]):
+        pair = together(2, *job, *words)
+        told = [process.communicate(timeout=200) for process in pair]
+        assert [process.returncode for process in pair] == [0, 0], told
+        assert all("ompiling" not in said for _, said in told), told
+        assert told[0][0].startswith('{"') and '"images_at_once"' not in told[1][0]
+    found = images_in(tmp_path / "out")
+    assert found.keys() == alone.keys()
+    for key, image in alone.items():
+        np.testing.assert_array_equal(found[key], image)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--processes", "2", "--process-id", "0"], "--processes=2, --process-id=0: need --coordinator"),
+        (["--coordinator", "here:80", "--processes", "2", "--process-id", "2"], "--process-id=2: must be host:port"),
+        (["--coordinator", "here", "--processes", "2", "--process-id", "0"], "--coordinator='here', --processes=2"),
+    ],
+)
+def test_what_is_not_enough_to_find_each_other_is_told(model, tmp_path, capsys, words, told):
+    assert main([*sample(model, tmp_path / "out"), *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_edits_in_shards_leave_out_what_failed_and_make_it_later(model, tmp_path, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    lines = [{"guide": "a.png", "seed": seed, "name": f"edit.{seed}"} for seed in range(5)]
+    lines[2]["guide"] = "later.png"
+    manifest = tmp_path / "edits.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    words = ["edit", model, "--manifest", manifest, *WORDS, "--format", "tar", "--out", tmp_path / "out"]
+    assert main([*map(str, words)]) == 2
+    assert "error: edit.2: image=" in capsys.readouterr().err
+    Image.open(tmp_path / "a.png").save(tmp_path / "later.png")
+    assert main([*map(str, words)]) == 0
+    assert images_in(tmp_path / "out").keys() == {f"edit%2E{seed}" for seed in range(5)}

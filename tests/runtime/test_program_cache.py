@@ -1,0 +1,373 @@
+"""Compiled programs from a folder: the bits of those compiled here, never those of another job, no harm by damage."""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from PIL import Image
+
+import sdejax as sj
+from sdejax.commands.main import main
+from sdejax.model.snapshot import save
+from sdejax.runtime import program_cache as programs
+from sdejax.runtime.program_cache import keep_programs, kept_programs
+from sdejax.runtime.storage import Folder
+from tests.tiny import tiny_model
+
+SDE = sj.VPSDE()
+SAMPLER = sj.Sampler(steps=2, stochasticity=0.0)  # an ODE: a Brownian path takes twice as long to compile
+KEYS = sj.keys(range(8))  # here, lest their own program be counted
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A cache of this test alone. jax forgets too: a program that it had from its own cache could not be written."""
+    jax.clear_caches()
+    yield tmp_path / "cache"
+    keep_programs("none")
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    path = tmp_path_factory.mktemp("programs") / "model"
+    save(path, tiny_model())
+    return str(path)
+
+
+def draw(devices=None, mean=0.3, sampler=SAMPLER, batch=2, std=0.5):
+    mesh = sj.image_mesh(devices or jax.devices()[:1])
+    keys = sj.spread(KEYS[: batch * mesh.size], mesh)
+    own = jax.device_put((mean, std), NamedSharding(mesh, P()))
+    return np.asarray(sj.sample(sj.GaussianDenoiser(SDE, *own), SDE, keys, (3,), sampler=sampler))
+
+
+def opened(cache, job=""):
+    """The programs as another process finds them, which has compiled nothing yet."""
+    jax.clear_caches()
+    keep_programs(str(cache), job)
+    found = kept_programs()
+    assert found is not None
+    return found
+
+
+def files(cache):
+    return sorted(cache.glob("*/*.program"))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_program_from_the_folder_gives_the_same_bits_on_devices_of_other_numbers(cache, count):
+    """Rejects what has other numbers or places, and devices written by number: a pod's processes have their own."""
+    sampler = sj.Sampler(steps=2)
+    expected = draw(jax.devices()[:count], sampler=sampler)
+    first = opened(cache)
+    np.testing.assert_array_equal(draw(jax.devices()[:count], sampler=sampler), expected)
+    assert (first.compiled, first.loaded, len(files(cache))) == (1, 0, 1)
+    second = opened(cache)
+    np.testing.assert_array_equal(draw(jax.devices()[2 : 2 + count], sampler=sampler), expected)
+    np.testing.assert_array_equal(draw(jax.devices()[1 : 1 + count], sampler=sampler), expected)
+    assert (second.compiled, second.loaded) == (0, 2)
+
+
+def test_what_differs_in_numbers_shares_a_program_and_what_differs_in_the_program_does_not(cache):
+    found = opened(cache)
+    first = draw()
+    other = draw(mean=-0.2)
+    assert found.compiled == 1 and np.abs(other - first).max() > 0.1
+    draw(sampler=sj.Sampler(steps=3, stochasticity=0.0))
+    draw(sampler=sj.Sampler(steps=2))
+    draw(std=np.full((2, 3), 0.5, np.float32))
+    draw(batch=3)
+    draw(jax.devices()[:2], batch=1)
+    assert (found.compiled, found.loaded, len(files(cache))) == (6, 0, 6)
+
+
+def test_what_no_other_process_can_name_is_not_kept(cache):
+    """A function within a function: its name does not tell what it does."""
+
+    def halves(sde, start, steps):
+        return start * 0.5 ** np.arange(steps, dtype=np.float32)
+
+    found = opened(cache)
+    images = draw(sampler=sj.Sampler(steps=2, grid=halves))
+    assert (found.compiled, files(cache)) == (1, [])
+    np.testing.assert_array_equal(draw(sampler=sj.Sampler(steps=2, grid=(1.0, 0.5))), images)
+
+
+def signed(data):
+    return hashlib.sha256(data).digest() + data
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-7],
+        lambda data: signed(b"not a pickle"),
+        lambda data: signed(pickle.dumps((b"not an executable", None, [0]))),
+    ],
+    ids=["cut", "no pickle", "no executable"],
+)
+def test_a_damaged_program_is_compiled_anew(cache, damage):
+    opened(cache)
+    expected = draw()
+    (file,) = files(cache)
+    file.write_bytes(damage(file.read_bytes()))
+    again = opened(cache)
+    np.testing.assert_array_equal(draw(), expected)
+    assert (again.compiled, again.loaded) == (1, 0)
+    mended = opened(cache)
+    np.testing.assert_array_equal(draw(), expected)
+    assert (mended.compiled, mended.loaded) == (0, 1)
+
+
+def draw_without_files(cache, job):
+    """Draw with what was loaded ahead alone; how many programs that were."""
+    found = opened(cache, job)
+    for _, coming in found._ahead._coming.values():
+        coming.exception()
+    for file in files(cache):
+        file.unlink()
+    images = draw()
+    return images, found.loaded
+
+
+def test_what_a_job_had_last_time_is_loaded_ahead(cache):
+    opened(cache, "mine")
+    draw(batch=3)
+    expected = draw()
+    images, loaded = draw_without_files(cache, "mine")
+    np.testing.assert_array_equal(images, expected)
+    assert loaded == 1
+
+
+def test_what_another_job_had_is_not(cache):
+    opened(cache, "mine")
+    expected = draw()
+    images, loaded = draw_without_files(cache, "another")
+    np.testing.assert_array_equal(images, expected)
+    assert loaded == 0
+
+
+def note(*programs):
+    return lambda name: signed(json.dumps([[name if at is None else at, places] for at, places in programs]).encode())
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        lambda name: b"cut",
+        lambda name: signed(b"[1"),
+        lambda name: signed(b"{}"),
+        lambda name: signed(b"[[[], [0]]]"),
+        note((None, [99])),
+        note((None, [1])),
+        note((None, [0, 1])),
+        note(("none.program", [0])),
+        note(("about.json", [0]), (None, [0])),
+    ],
+    ids=[
+        "cut",
+        "no json",
+        "no list",
+        "no name",
+        "no such place",
+        "another place",
+        "two places",
+        "no such program",
+        "no program",
+    ],
+)
+def test_a_wrong_note_of_what_a_job_had_costs_no_program_and_is_mended(cache, told):
+    """Rejects a program that runs on other devices than its arguments are on, and a failure that ends the job."""
+    opened(cache, "mine")
+    expected = draw()
+    (file,) = files(cache)
+    (job,) = cache.glob("*/job-*.json")
+    right = job.read_bytes()
+    job.write_bytes(told(file.name))
+    found = opened(cache, "mine")
+    np.testing.assert_array_equal(draw(), expected)
+    assert found.compiled + found.loaded == 1
+    assert job.read_bytes() == right
+
+
+def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, tmp_path):
+    def run(*words):
+        assert main([*words, "--steps", "2", "--stochasticity", "0", "--cache", str(cache)]) == 0
+        return len(list(cache.glob("*/job-*.json")))
+
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png")
+    assert run("sample", snapshot, "--batch", "2", "--out", str(tmp_path / "1")) == 1
+    assert run("sample", snapshot, "--batch", "2", "--out", str(tmp_path / "2"), "--seeds", "7") == 1
+    found = kept_programs()
+    assert found is not None and (found.compiled, found.loaded) == (0, 2)  # the images, and their keys
+    assert run("sample", snapshot, "--batch", "3", "--out", str(tmp_path / "3")) == 2
+    assert run("edit", snapshot, str(tmp_path / "a.png"), "--out", str(tmp_path / "4")) == 3
+
+
+def test_a_second_start_with_a_solver_of_diffrax_compiles_nothing(snapshot, cache, tmp_path):
+    """Rejects a check within the program that calls Python: no such program can be written."""
+    words = [sys.executable, "-m", "sdejax.commands.main", "sample", snapshot, "--batch", "1", "--cache", str(cache)]
+    words += ["--solver", "shark", "--tolerance", "0.5"]  # adaptive, with a Levy area: all that diffrax checks
+    logged = {**os.environ, "JAX_LOG_COMPILES": "1"}
+    logged.pop("EQX_ON_ERROR", None)  # a command within this process has set it
+
+    def sampled(out):
+        run = subprocess.run([*words, "--out", str(out)], env=logged, check=False, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        return run.stderr, [path.read_bytes() for path in out.glob("*.png")]
+
+    said, pictures = sampled(tmp_path / "first")
+    assert "ompiling jit(_sample)" in said and "warning" not in said, said
+    said, again = sampled(tmp_path / "second")
+    assert "ompiling" not in said and pictures and again == pictures, said
+
+
+@pytest.fixture
+def all_in_jaxs_cache():
+    """jax's cache with the quickest programs too."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, 0.0)
+    yield
+    jax.config.update(name, before)
+
+
+def test_with_a_jax_that_cannot_write_programs_they_are_compiled_each_time(cache, monkeypatch, capsys):
+    """What is used of jax is not all public: its absence must cost time alone, and a warning."""
+    expected = draw()
+    monkeypatch.setitem(sys.modules, "sdejax.runtime.executables", None)
+    for _ in range(2):
+        found = opened(cache)
+        np.testing.assert_array_equal(draw(), expected)
+        assert (found.compiled, found.loaded, files(cache)) == (1, 0, [])
+        said = capsys.readouterr().err
+        assert said.startswith("warning: sample-") and "cannot be kept" in said and said.count("\n") == 1
+
+
+def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs_cache):
+    """The CPU's backend leaves out functions of what it has loaded; such a program would stop when it is run."""
+    opened(cache)
+    expected = draw()
+    for file in files(cache):
+        file.unlink()
+    hits = programs._hits
+    again = opened(cache)
+    draw()
+    assert again.compiled == 1 and programs._hits > hits
+    last = opened(cache)
+    np.testing.assert_array_equal(draw(), expected)
+    assert last.loaded == 1
+
+
+def test_other_flags_sources_and_settings_have_other_folders(cache, monkeypatch):
+    found = {opened(cache).folder.path}
+    jax.config.update("jax_cuda_visible_devices", "1")  # as jax.distributed does where each process has one GPU
+    found.add(opened(cache).folder.path)
+    jax.config.update("jax_cuda_visible_devices", "all")
+    assert len(found) == 1
+    monkeypatch.setenv("LIBTPU_INIT_ARGS", "--xla_tpu_some_flag=true")
+    found.add(opened(cache).folder.path)
+    monkeypatch.setattr(programs, "_sources", lambda: "other")
+    found.add(opened(cache).folder.path)
+    with jax.default_matmul_precision("highest"):
+        before = jax.config.values["jax_default_prng_impl"]
+        jax.config.update("jax_default_prng_impl", "rbg")
+        found.add(opened(cache).folder.path)
+        jax.config.update("jax_default_prng_impl", before)
+    assert len(found) == 4
+    about = json.loads((cache / os.path.basename(opened(cache).folder.path) / "about.json").read_text())
+    assert about["sdejax"] == "other" and about["jax"] == jax.__version__
+
+
+def test_a_month_without_use_ends_the_programs_of_an_environment_and_nothing_else(cache, monkeypatch):
+    opened(cache)
+    old = time.time() - 31 * 24 * 3600
+    mine = cache / "photographs"
+    mine.mkdir()
+    (mine / "about.json").write_text("{}")
+    os.utime(mine / "about.json", (old, old))
+    (first,) = [path for path in cache.iterdir() if path != mine]
+    os.utime(first / "about.json", (old, old))
+    killed, written = first / f".a.{'0' * 32}.part", first / f".a.{'1' * 32}.part"
+    killed.touch()
+    written.touch()
+    os.utime(killed, (old, old))
+    opened(cache)  # it is used again
+    assert first.exists() and written.exists() and not killed.exists()
+    os.utime(first / "about.json", (old, old))
+    monkeypatch.setattr(programs, "_sources", lambda: "other")
+    opened(cache)
+    assert not first.exists() and (mine / "about.json").exists()
+
+
+def test_a_full_disk_costs_a_warning(cache, monkeypatch, capsys):
+    expected = draw()
+    opened(cache)
+
+    def full(self, name, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Folder, "write", full)
+    np.testing.assert_array_equal(draw(), expected)
+    draw(batch=3)
+    said = capsys.readouterr().err
+    assert said.count("warning: cache=") == 1 and "No space left on device" in said
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_a_home_that_cannot_is_done_without(
+    snapshot, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "file").write_text("")
+    words = ["sample", snapshot, "--steps", "1", "--out", str(tmp_path / "out")]
+    assert main([*words, "--cache", str(tmp_path / "file" / "cache")]) == 2
+    assert "cache=" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    monkeypatch.delenv("SDEJAX_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert main(words) == 0
+    assert kept_programs() is None
+
+
+def test_an_edits_warmup_runs_each_program_once_and_makes_nothing(snapshot, cache, tmp_path, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    lines = [{"guide": "a.png", "strength": 0.1 * (i + 1), "name": str(i)} for i in range(6)]
+    lines += [
+        {"guide": "a.png", "known": "luminance", "name": "grey"},
+        {"guide": "none.png", "strength": 0.9, "name": "x"},
+    ]
+    manifest = tmp_path / "edits.jsonl"
+    manifest.write_text("\n".join(map(json.dumps, lines)))
+    words = ["edit", snapshot, "--manifest", str(manifest), "--steps", "2", "--out", str(tmp_path / "out")]
+    words += ["--cache", str(cache)]
+    assert main([*words, "--warmup"]) == 2
+    said = capsys.readouterr()
+    assert "error: x: image=" in said.err and "3 programs compiled" in said.out
+    assert not (tmp_path / "out").exists()
+    assert main(words) == 2
+    found = kept_programs()
+    assert found is not None and (found.compiled, found.loaded) == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--shape", "16x16x3"], "--shape=16x16x3: must be that of the snapshot's images, 8x8x3"),
+        (["--shape", "big"], "--shape='big': must be height, width and channels, such as 32x32x3"),
+        (["--cache", "none"], "--warmup, --cache='none': there is no folder to keep programs in"),
+        (["--batch", "0"], "--batch=0: must be at least 1"),
+        (["--cache", "nothing://x"], "cache='nothing://x"),
+    ],
+)
+def test_bad_words_are_one_sentence(snapshot, cache, capsys, words, told):
+    assert main(["warmup", snapshot, "--cache", str(cache), *words]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1

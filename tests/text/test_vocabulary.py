@@ -1,0 +1,60 @@
+"""Words and the encoder over them."""
+
+import numpy as np
+from flax import nnx
+
+from sdejax.nn.text_encoders.words import TextEncoder
+from sdejax.text.vocabulary import EMPTY, PAD, UNKNOWN, Vocabulary, words_of
+from tests.tiny import VOCABULARY
+
+
+def test_words_of_a_unicode_name():
+    assert words_of("Woman: medium-dark skin tone") == ["woman", "medium", "dark", "skin", "tone"]
+    assert words_of("keycap: #") == ["keycap", "#"]
+    assert words_of("flag: St. Kitts & Nevis") == ["flag", "st", "kitts", "nevis"]
+
+
+def test_every_known_word_has_a_token_of_its_own():
+    tokens = [VOCABULARY.encode([word])[0, 0] for word in VOCABULARY.words]
+    assert len(set(tokens)) == len(VOCABULARY.words)
+    assert min(tokens) > max(PAD, EMPTY, UNKNOWN)
+    assert max(tokens) == VOCABULARY.size - 1
+
+
+def test_empty_unknown_and_long_captions():
+    tokens = VOCABULARY.encode(["", "zebra heart", "red " * 50])
+    assert list(tokens[0][:2]) == [EMPTY, PAD]
+    assert tokens[1, 0] == UNKNOWN
+    assert tokens[1, 1] == VOCABULARY.encode(["heart"])[0, 0]
+    assert (tokens[2] == tokens[2, 0]).all()
+
+
+def test_both_apostrophes_are_one_word():
+    clock = Vocabulary.of(["three o’clock"])  # noqa: RUF001
+    np.testing.assert_array_equal(clock.encode(["three o'clock"]), clock.encode(["three o’clock"]))  # noqa: RUF001
+    assert not clock.unknown("three o'clock")
+
+
+def test_the_nearest_words_are_named():
+    assert VOCABULARY.unknown("read hart") == {"read": ["red"], "hart": ["heart"]}
+    assert VOCABULARY.unknown("red heart") == {}
+
+
+def test_padding_changes_nothing():
+    # Rejects a mean over the padding and an attention without its mask: the encoder then depends on `length`.
+    encoder = TextEncoder(VOCABULARY.size, 8, 8, 2, np.float32, nnx.Rngs(0))
+    encoder.mix.kernel[...] = np.eye(8)
+    short = np.array([[5, 6]], np.int32)
+    words, pooled, _ = encoder(np.pad(short, ((0, 0), (0, 6)), constant_values=PAD))
+    encoder.positions[...] = encoder.positions[...].at[2:].set(100.0)
+    words_again, pooled_again, mask = encoder(np.pad(short, ((0, 0), (0, 6)), constant_values=PAD))
+    np.testing.assert_array_equal(mask, [[True] * 2 + [False] * 6])
+    np.testing.assert_allclose(words[:, :2], words_again[:, :2], atol=1e-6)
+    np.testing.assert_allclose(pooled, pooled_again, atol=1e-6)
+
+
+def test_the_order_of_words_matters():
+    # Rejects a bag of words: positions must reach the output.
+    encoder = TextEncoder(VOCABULARY.size, 4, 8, 2, np.float32, nnx.Rngs(0))
+    _, pooled, _ = encoder(np.array([[5, 6, PAD, PAD], [6, 5, PAD, PAD]], np.int32))
+    assert np.abs(pooled[0] - pooled[1]).max() > 1e-3

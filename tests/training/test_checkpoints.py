@@ -1,0 +1,188 @@
+"""Snapshots come back bit for bit, and damaged ones are named."""
+
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import sdejax as sj
+from sdejax.model.snapshot import load_snapshot as load
+from sdejax.model.snapshot import save
+from sdejax.runtime.sharding import place, state_shardings, train_mesh
+from sdejax.training.checkpoints import Checkpoints
+from sdejax.training.step import init_state
+from tests.tiny import tiny_model
+
+
+@pytest.fixture(scope="module")
+def snapshot(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("snapshot") / "tiny"
+    model = tiny_model(sde=sj.VESDE(sigma_max=20.0))
+    save(folder, model)
+    return folder, model
+
+
+def test_a_snapshot_comes_back_bit_for_bit(snapshot):
+    folder, model = snapshot
+    loaded = load(folder)
+    assert (loaded.config, loaded.sde, loaded.parametrisation) == (model.config, model.sde, model.parametrisation)
+    assert loaded.vocabulary == model.vocabulary
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(model.params)
+    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(model.params), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert loaded.source.startswith("sha256:")
+
+
+def test_half_precision_is_within_its_rounding(snapshot, tmp_path):
+    _, model = snapshot
+    save(tmp_path / "half", model, dtype="float16")
+    for a, b in zip(jax.tree.leaves(load(tmp_path / "half").params), jax.tree.leaves(model.params), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b, rtol=2**-11, atol=1e-6)
+
+
+@pytest.mark.parametrize("damage", ["no folder", "no weights", "no model", "cut weights", "cut model", "other network"])
+def test_a_damaged_snapshot_is_named(snapshot, tmp_path, damage):
+    folder, _ = snapshot
+    copy = tmp_path / "copy"
+    if damage != "no folder":
+        copy.mkdir()
+        for file in folder.iterdir():
+            (copy / file.name).write_bytes(file.read_bytes())
+    weights, model = copy / "params.safetensors", copy / "model.json"
+    if damage == "no weights":
+        weights.unlink()
+    if damage == "no model":
+        model.unlink()
+    if damage == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    if damage == "cut model":
+        model.write_text(model.read_text()[:200])
+    if damage == "other network":
+        data = json.loads(model.read_text())
+        data["network"]["blocks"] = 2
+        model.write_text(json.dumps(data))
+    wanted = {
+        "no folder": "no such folder",
+        "no weights": r"params\.safetensors is missing",
+        "no model": r"model\.json is missing",
+        "cut weights": r"params\.safetensors is damaged or cut short",
+        "cut model": r"model\.json cannot be understood",
+        "other network": "lacks .* parameters of the architecture",
+    }[damage]
+    with pytest.raises(ValueError, match=f"copy.*{wanted}"):
+        load(copy)
+
+
+NOTES = {"position": 12, "losses": [0.1]}
+
+
+def _state(width=48):
+    """A state of a few arrays: what they are of is nothing to a checkpoint."""
+    values = np.random.default_rng(0).standard_normal((2, 512, width), np.float32)
+    return init_state({"kernel": jnp.asarray(values[0]), "bias": jnp.asarray(values[1, 0])}, optax.adam(1e-3))
+
+
+def _saved(folder, steps, **options):
+    """Checkpoints of states whose every array is moved by the step."""
+    state = _state()
+    checkpoints = Checkpoints(folder, **options)
+    for step in steps:
+        checkpoints.save(jax.tree.map(lambda leaf, step=step: leaf + step, state), {**NOTES, "position": step})
+    checkpoints.close()
+    return state
+
+
+def test_a_checkpoint_keeps_the_newest_and_restores_every_bit(tmp_path):
+    assert Checkpoints(tmp_path / "none").restore(_state()) is None
+    state = _saved(tmp_path / "run", (1, 2, 3, 4, 5), kept=2, forever=2)
+    again = Checkpoints(tmp_path / "run")
+    restored, notes = again.restore(state)
+    again.close()
+    assert int(restored.step) == 5
+    assert (notes["position"], notes["losses"]) == (5, [0.1])
+    for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b + 5)
+    kept = sorted(int(folder.name) for folder in (tmp_path / "run").iterdir() if folder.name.isdigit())
+    assert kept == [2, 4, 5]  # the newest two, and those that 2 divides
+
+
+@pytest.mark.parametrize("damage", ["cut in half", "emptied", "removed", "flipped bits", "no notes"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, damage):
+    """Rejects arrays that quietly come back as zeros where their file is gone, and a run that starts over."""
+    state = _saved(tmp_path / "run", (1, 2))
+    broken = tmp_path / "run" / "2"
+    files = [file for file in broken.rglob("*") if file.is_file()]
+    data = max((file for file in files if file.parent.name == "d"), key=lambda file: file.stat().st_size)
+    if damage == "cut in half":
+        os.truncate(data, data.stat().st_size // 2)
+    if damage == "emptied":
+        os.truncate(data, 0)
+    if damage == "removed":
+        data.unlink()
+    if damage == "flipped bits":  # one in each file of arrays: some of what is in them is not read again
+        for file in (file for file in files if file.parent.name == "d"):
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
+    if damage == "no notes":
+        for file in files:
+            if "notes" in file.parts:
+                file.unlink()
+    said = []
+    checkpoints = Checkpoints(tmp_path / "run", say=said.append)
+    restored, notes = checkpoints.restore(state)
+    assert (int(restored.step), notes["position"]) == (1, 1)
+    assert len(said) == 1
+    assert f"{broken} is damaged" in said[0]
+    checkpoints.save(jax.tree.map(lambda leaf: leaf + 2, state), NOTES)  # the run comes to step 2 again
+    checkpoints.close()
+    assert int(Checkpoints(tmp_path / "run").restore(state)[0].step) == 2
+
+
+def test_without_a_whole_checkpoint_nothing_starts_over(tmp_path):
+    state = _saved(tmp_path / "run", (1,))
+    for file in (tmp_path / "run" / "1").rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(ValueError, match=r"run.*all are damaged; remove the folder"):
+        Checkpoints(tmp_path / "run").restore(state)
+
+
+def test_a_checkpoint_of_another_network_is_not_called_damaged(tmp_path):
+    _saved(tmp_path / "run", (1,))
+    with pytest.raises(
+        ValueError, match=r"another network or optimiser, in params.bias: .*\[48\], now .*\[32\]; .*--out"
+    ):
+        Checkpoints(tmp_path / "run").restore(_state(width=32))
+    assert (tmp_path / "run" / "1").is_dir()
+
+
+def test_a_checkpoint_comes_back_on_another_number_of_devices(tmp_path):
+    """Written over four devices, read over two and by one, bit for bit. Rejects shardings kept from the writing."""
+    state, plans = _state(), []
+    for devices in (4, 2, 1):
+        mesh = train_mesh(devices, jax.devices()[:devices])
+        plans.append(place(state, state_shardings(state, mesh)))
+    widest = max(jax.tree.leaves(plans[0]), key=lambda leaf: leaf.size)
+    assert len({str(shard.index) for shard in widest.addressable_shards}) == 4
+    checkpoints = Checkpoints(tmp_path / "run")
+    checkpoints.save(plans[0], NOTES)
+    checkpoints.close()
+    for plan in plans[1:]:
+        restored, _ = Checkpoints(tmp_path / "run").restore(plan)
+        for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(plan), strict=True):
+            assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_path_elsewhere_is_left_as_it_is():
+    # Rejects gs:/bucket below the working folder, which is what an absolute path of it would be.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("orbax.checkpoint.CheckpointManager", lambda folder, options: None)
+        assert str(Checkpoints("gs://bucket/run").folder) == "gs://bucket/run"
+        assert Checkpoints("run").folder.is_absolute()
