@@ -11,8 +11,9 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-T = TypeVar("T")
 from sdejax.runtime.program_cache import kept_programs
+
+T = TypeVar("T")
 
 _AHEAD = 2  # batches that the devices have been given beyond the one whose results are awaited
 
