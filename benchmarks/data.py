@@ -118,9 +118,7 @@ def demand(size: int, calls: int) -> tuple[int, float]:
     }[size]()
     model = Model.create(config.network, config.sde, config.parametrisation, 0, None)
     optimiser = optax.adam(1e-4)
-    step = make_train_step(
-        model.graph, config.sde, config.parametrisation, config.objective, optimiser, 0.999, config.seed
-    )
+    step = make_train_step(model, config.objective, optimiser, 0.999, config.seed)
     state, images = init_state(model.params, optimiser), jnp.zeros((batch, *model.shape))
     times = []
     for _ in range(calls + 1):

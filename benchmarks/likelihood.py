@@ -88,7 +88,7 @@ def main() -> None:
         if not folder:
             continue
         images, captions = read(Path(folder), model.shape, arguments.count)
-        for given in (captions, None) if model.vocabulary is not None else (None,):
+        for given in (captions, None) if model.conditioner.prompted else (None,):
             for level in arguments.levels:
                 for size in {min(arguments.batch, len(images)), len(images) % arguments.batch} - {0}:
                     bits(model, images[:size], given and given[:size], level, arguments)  # compiles

@@ -28,7 +28,7 @@ def temporary_bytes(
     """What the program of `method` for `images` needs beside its arguments and its result."""
 
     def edit(source: sj.Denoiser, target: sj.Denoiser, images: jax.Array, keys: jax.Array) -> jax.Array:
-        return method.edit(source, target, sde, images, keys, strength=0.8, mask=None, steps=steps)
+        return method.edit(source, target, sde, images, keys, strength=0.8, mask=None, sampler=sj.Sampler(steps))
 
     keys = sj.keys(range(len(images)))
     analysis = jax.jit(edit).lower(source, target, images, keys).compile().memory_analysis()

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 import sdejax as sj
 from benchmarks.peak_memory import mebibytes
@@ -28,7 +27,7 @@ def call(folder: str, batch: int, task: str) -> Callable[[], None]:
     given, label = jnp.asarray(image(0, shape)), jnp.full(shape[:1], LABEL)
 
     def output(params: Any, x: jax.Array) -> jax.Array:
-        return nnx.merge(model.graph, params)(x, label)
+        return model.with_params(params).network(x, label, None)
 
     if task == "forward":
         run = jax.jit(output, compiler_options=sj.compiler_options())

@@ -54,23 +54,23 @@ def _half(budget: int) -> int:
 
 
 METHODS = {
-    "ancestral": Method(lambda n: sj.Sampler(n, solver=sj.Exponential(1)), "sde"),
-    "SDE, 2nd order": Method(sj.Sampler, "sde"),
+    "ancestral": Method(lambda n: sj.Sampler(n, "log_snr", sj.Exponential(1)), "sde"),
+    "SDE, 2nd order": Method(lambda n: sj.Sampler(n, "log_snr"), "sde"),
     "SDE, 2nd order, edm grid": Method(lambda n: sj.Sampler(n, "edm"), "sde"),
-    "SDE, Euler-Maruyama": Method(lambda n: sj.Sampler(n, solver=diffrax.Euler()), "sde"),
-    "SDE, ShARK": Method(lambda n: sj.Sampler(_half(n), solver=diffrax.ShARK()), "levy"),
+    "SDE, Euler-Maruyama": Method(lambda n: sj.Sampler(n, "log_snr", diffrax.Euler()), "sde"),
+    "SDE, ShARK": Method(lambda n: sj.Sampler(_half(n), "log_snr", diffrax.ShARK()), "levy"),
     "predictor-corrector": Method(
-        lambda n: sj.Sampler(max(1, n // 2), solver=sj.Exponential(1), corrector=sj.Langevin(0.16))
+        lambda n: sj.Sampler(max(1, n // 2), "log_snr", sj.Exponential(1, sj.Langevin(0.16)))
     ),
-    "DDIM": Method(lambda n: sj.Sampler(n, solver=sj.Exponential(1), stochasticity=0.0), "ode"),
-    "ODE, 2nd order": Method(lambda n: sj.Sampler(n, stochasticity=0.0), "ode"),
+    "DDIM": Method(lambda n: sj.Sampler(n, "log_snr", sj.Exponential(1), stochasticity=0.0), "ode"),
+    "ODE, 2nd order": Method(lambda n: sj.Sampler(n, "log_snr", stochasticity=0.0), "ode"),
     "ODE, 2nd order, edm grid": Method(lambda n: sj.Sampler(n, "edm", stochasticity=0.0), "ode"),
     "ODE, Heun": Method(lambda n: sj.Sampler(_half(n), "edm", diffrax.Heun(), 0.0), "ode"),
 }
 REFERENCES = {
-    "sde": sj.Sampler(_FINE),
-    "ode": sj.Sampler(_FINE, stochasticity=0.0),
-    "levy": sj.Sampler(_FINE, solver=diffrax.ShARK()),
+    "sde": sj.Sampler(_FINE, "log_snr"),
+    "ode": sj.Sampler(_FINE, "log_snr", stochasticity=0.0),
+    "levy": sj.Sampler(_FINE, "log_snr", diffrax.ShARK()),
 }
 TOLERANCES = (1e-1, 3e-2, 1e-2)
 
@@ -219,7 +219,8 @@ def _adaptive(task: Task, arguments: Arguments, known: set, distance: Callable, 
         name = f"ODE, adaptive, tolerance {tolerance:g}"
         if (task.name, name, 0) in known:
             continue
-        sampler = sj.Sampler(20, "log_snr", diffrax.Heun(), 0.0, diffrax.PIDController(rtol=tolerance, atol=tolerance))
+        solver = sj.Diffrax(diffrax.Heun(), diffrax.PIDController(rtol=tolerance, atol=tolerance))
+        sampler = sj.Sampler(20, "log_snr", solver, 0.0)
         images = task.draw(sampler, arguments.images, _Counted(task.model.denoiser(), count))
         jax.effects_barrier()
         fine = task.fine("ode", arguments.compared, Path(arguments.out))

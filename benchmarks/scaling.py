@@ -38,7 +38,6 @@ from sdejax.jobs.writer import Writer
 from sdejax.media.images import png_bytes, to_image
 from sdejax.model.snapshot import save
 from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.nn.ncsnpp.network import structure
 from sdejax.runtime.hardware import chip_of
 from sdejax.sampling.sample import _sample
 
@@ -196,9 +195,9 @@ def precision(images: int = 64, rounds: int = 5) -> None:
         for dtype in ("float32", "bfloat16"):
             model = sj.load(path)
             config = dataclasses.replace(model.config, dtype=dtype)
-            model = dataclasses.replace(model, config=config, graph=structure(config)[0])
+            model = dataclasses.replace(model, network=sj.FlaxNetwork(config, model.params))
             calls[dtype] = partial(sj.sample, model.denoiser(), model.sde, keys, model.shape, sampler=sampler)
-            lowered = program.lower(model.denoiser(), keys, model.sde, model.shape, sampler, None)
+            lowered = program.lower(model.denoiser(), keys, model.sde, model.shape, sampler)
             # The compiler counts a loop's body once.
             flops[dtype] = sampler.steps * lowered.compile().cost_analysis()["flops"]
             _seconds(calls[dtype])

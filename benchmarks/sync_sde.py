@@ -56,7 +56,7 @@ VARIANTS = (
     _sync("stochasticity 0", stochasticity=0.0, several=True),
     _sync("stochasticity 0.5", stochasticity=0.5),
     _sync("stochasticity 1.5", stochasticity=1.5),
-    Variant("FlowEdit, 20 steps", lambda *given, **how: sj.flow_edit(*given, steps=20, **how), several=True),
+    Variant("FlowEdit, 20 steps", sj.flow_edit, several=True),
 )
 
 

@@ -35,9 +35,7 @@ def ours(folder: str, batch: int) -> Callable[[], None]:
     """One step of `make_train_step` on the network of a diffusers folder."""
     model = sj.load(folder)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-4))
-    step = make_train_step(
-        model.graph, model.sde, model.parametrisation, Objective(), optimiser, 0.999, 0, mesh=train_mesh()
-    )
+    step = make_train_step(model, Objective(), optimiser, 0.999, 0, mesh=train_mesh())
     state = init_state(model.params, optimiser)
     images = jax.numpy.asarray(np.random.default_rng(0).integers(0, 256, (batch, *model.shape), np.uint8))
 
@@ -108,8 +106,8 @@ def overhead(config: Config, steps: int, rounds: int) -> None:
     setup = set_up(config)
     state = setup.fresh_state()
     batch = {"image": np.zeros((config.batch, *setup.model.shape), np.uint8)}
-    if setup.tokens is not None:
-        batch["tokens"] = setup.tokens[np.arange(config.batch) % len(setup.tokens)]
+    if setup.conditions is not None:
+        batch["condition"] = setup.conditions[np.arange(config.batch) % len(setup.conditions)]
     inputs = setup.inputs(batch)
     state, _ = setup.step(state, *inputs)
     bare, whole = [], []

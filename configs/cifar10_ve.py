@@ -6,23 +6,19 @@ Cost     not run here
 Result   not run here; the paper reports FID 2.38 with 2000 evaluations of its sampler
 """
 
-from sdejax.model.parametrisation import Parametrisation
-from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.sde.variance_exploding import VESDE
-from sdejax.training.config import Config, OptimiserConfig
-from sdejax.training.objective import Objective
+import sdejax as sj
 
 
-def get_config() -> Config:
+def get_config() -> sj.Config:
     """The paper's noise levels, 0.01 to 50, are of images in [0, 1]: twice that in [-1, 1]."""
-    return Config(
+    return sj.Config(
         name="cifar10_ve",
         data="data/cifar10",
-        network=NCSNppConfig.ncsnpp(32),
-        sde=VESDE(sigma_min=0.02, sigma_max=100.0),
-        parametrisation=Parametrisation(prediction="score", condition="log_level", unit_range=True),
-        objective=Objective(weighting="noise", times="uniform"),
-        optimiser=OptimiserConfig(learning_rate=2e-4, warmup=5000, decay=0.0, beta2=0.999),
+        network=sj.NCSNppConfig.ncsnpp(32),
+        sde=sj.VESDE(sigma_min=0.02, sigma_max=100.0),
+        parametrisation=sj.Parametrisation(sj.PredictScore(), sj.LogLevelLabel(), sj.UnitRange()),
+        objective=sj.Objective(weighting="noise", times="uniform"),
+        optimiser=sj.OptimiserConfig(learning_rate=2e-4, warmup=5000, decay=0.0, beta2=0.999),
         batch=128,
         steps=1_300_000,
         ema=(0.999,),

@@ -7,21 +7,17 @@ Result   held-out loss of the denoiser 0.0182 at noise level 1, 0.0452 at 50: ch
          run, of 10,000 steps with decay=0.4 and word_dropout=0.05, ended higher at every level: 0.0196 and 0.0493
 """
 
-from sdejax.model.parametrisation import Parametrisation
-from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.sde.variance_preserving import VPSDE
-from sdejax.training.config import Config, OptimiserConfig
-from sdejax.training.objective import Objective
+import sdejax as sj
 
 
-def get_config() -> Config:
+def get_config() -> sj.Config:
     """Narrow where the image is large: patches of 2 x 2, then 32, 96 and 128 channels at 16, 8 and 4 pixels."""
-    return Config(
+    return sj.Config(
         name="emoji32",
         data="data/emoji32/train",
         validation="data/emoji32/heldout",
         captions=True,
-        network=NCSNppConfig(
+        network=sj.NCSNppConfig(
             shape=(32, 32, 3),
             patch=2,
             channels=32,
@@ -37,10 +33,10 @@ def get_config() -> Config:
             dropout=0.0,
             text_width=128,
         ),
-        sde=VPSDE(),
-        parametrisation=Parametrisation(prediction="edm", condition="log_level", data_std=0.6),
-        objective=Objective(level_mean=-0.2, level_std=1.5, caption_dropout=0.1, word_dropout=0.02),
-        optimiser=OptimiserConfig(learning_rate=1e-3, warmup=300, decay=0.25),
+        sde=sj.VPSDE(),
+        parametrisation=sj.Parametrisation(sj.EDM(0.6), sj.LogLevelLabel()),
+        objective=sj.Objective(level_mean=-0.2, level_std=1.5, caption_dropout=0.1, word_dropout=0.02),
+        optimiser=sj.OptimiserConfig(learning_rate=1e-3, warmup=300, decay=0.25),
         batch=64,
         steps=12_000,
         ema=(0.999, 0.9995),

@@ -6,21 +6,17 @@ Cost     not run here; meant for one GPU
 Result   not run here
 """
 
-from sdejax.model.parametrisation import Parametrisation
-from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.sde.variance_preserving import VPSDE
-from sdejax.training.config import Config, OptimiserConfig
-from sdejax.training.objective import Objective
+import sdejax as sj
 
 
-def get_config() -> Config:
+def get_config() -> sj.Config:
     """As emoji32 with one more level and wider: patches of 2 x 2, then 64 to 256 channels at 32, 16, 8 and 4 pixels."""
-    return Config(
+    return sj.Config(
         name="emoji64",
         data="data/emoji64/train",
         validation="data/emoji64/heldout",
         captions=True,
-        network=NCSNppConfig(
+        network=sj.NCSNppConfig(
             shape=(64, 64, 3),
             patch=2,
             channels=64,
@@ -36,10 +32,10 @@ def get_config() -> Config:
             dropout=0.0,
             text_width=192,
         ),
-        sde=VPSDE(),
-        parametrisation=Parametrisation(prediction="edm", condition="log_level", data_std=0.6),
-        objective=Objective(level_mean=0.0, level_std=1.5, caption_dropout=0.1, word_dropout=0.02),
-        optimiser=OptimiserConfig(learning_rate=5e-4, warmup=1000, decay=0.25),
+        sde=sj.VPSDE(),
+        parametrisation=sj.Parametrisation(sj.EDM(0.6), sj.LogLevelLabel()),
+        objective=sj.Objective(level_mean=0.0, level_std=1.5, caption_dropout=0.1, word_dropout=0.02),
+        optimiser=sj.OptimiserConfig(learning_rate=5e-4, warmup=1000, decay=0.25),
         batch=128,
         steps=60_000,
         ema=(0.9995, 0.9999),

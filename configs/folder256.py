@@ -6,18 +6,15 @@ Cost     not run here; meant for some eight GPUs or TPU cores: a step is 6e13 FL
 Result   not run here
 """
 
-from sdejax.model.parametrisation import Parametrisation
-from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.sde.variance_preserving import VPSDE
-from sdejax.training.config import Config, OptimiserConfig
+import sdejax as sj
 
 
-def get_config() -> Config:
+def get_config() -> sj.Config:
     """DDPM++ with FIR resampling on VP, edm's preconditioning, bfloat16, horizontal flips."""
-    return Config(
+    return sj.Config(
         name="folder256",
         data="data/images",
-        network=NCSNppConfig(
+        network=sj.NCSNppConfig(
             shape=(256, 256, 3),
             channels=128,
             multipliers=(1, 1, 2, 2, 4, 4),
@@ -31,9 +28,9 @@ def get_config() -> Config:
             dtype="bfloat16",
             remat=True,
         ),
-        sde=VPSDE(),
-        parametrisation=Parametrisation(prediction="edm", condition="log_level", data_std=0.5),
-        optimiser=OptimiserConfig(learning_rate=1e-4, warmup=5000),
+        sde=sj.VPSDE(),
+        parametrisation=sj.Parametrisation(sj.EDM(0.5), sj.LogLevelLabel()),
+        optimiser=sj.OptimiserConfig(learning_rate=1e-4, warmup=5000),
         batch=32,
         steps=1_000_000,
         ema=(0.9999, 0.999),

@@ -6,18 +6,15 @@ Cost     not run here; meant for one GPU
 Result   not run here
 """
 
-from sdejax.model.parametrisation import Parametrisation
-from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.sde.variance_preserving import VPSDE
-from sdejax.training.config import Config, OptimiserConfig
+import sdejax as sj
 
 
-def get_config() -> Config:
+def get_config() -> sj.Config:
     """DDPM++ with FIR resampling on VP, edm's preconditioning, horizontal flips."""
-    return Config(
+    return sj.Config(
         name="folder64",
         data="data/images",
-        network=NCSNppConfig(
+        network=sj.NCSNppConfig(
             shape=(64, 64, 3),
             channels=128,
             multipliers=(1, 2, 2, 2),
@@ -29,9 +26,9 @@ def get_config() -> Config:
             fourier_scale=1.0,
             dropout=0.1,
         ),
-        sde=VPSDE(),
-        parametrisation=Parametrisation(prediction="edm", condition="log_level", data_std=0.5),
-        optimiser=OptimiserConfig(learning_rate=2e-4, warmup=5000),
+        sde=sj.VPSDE(),
+        parametrisation=sj.Parametrisation(sj.EDM(0.5), sj.LogLevelLabel()),
+        optimiser=sj.OptimiserConfig(learning_rate=2e-4, warmup=5000),
         batch=128,
         steps=300_000,
         ema=(0.9999, 0.999),

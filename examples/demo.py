@@ -99,7 +99,7 @@ def main(out: Path) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     model = sj.load(ROOT / "checkpoints" / "emoji32")
-    sampler = sj.Sampler(steps=50)
+    sampler = sj.Sampler(50, "log_snr")
     keys = sj.keys(range(4))
 
     def edit(guide: Image.Image, prompt: str, strength: float, mask: np.ndarray) -> list[Image.Image]:

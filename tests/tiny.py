@@ -8,10 +8,11 @@ import numpy as np
 
 from sdejax.evaluation.edits import Edit
 from sdejax.media.images import to_array
+from sdejax.model.conditioners import Unconditional
 from sdejax.model.model import Model
+from sdejax.model.networks import FlaxNetwork
 from sdejax.model.parametrisation import Parametrisation
 from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.nn.ncsnpp.network import structure
 from sdejax.sde.variance_preserving import VPSDE
 from sdejax.text.vocabulary import Vocabulary
 
@@ -43,15 +44,15 @@ def parameters(config, seed=0, scale=0.3):
             return np.float32(np.hypot(scale, np.prod(leaf.shape[:-1]) ** -0.5)) * values
         return np.float32(scale) * values + ("scale" in jax.tree_util.keystr(path))
 
-    abstract = structure(config)[1]
+    abstract = FlaxNetwork.abstract(config).params
     return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, abstract))
 
 
 def tiny_model(config=CONFIG, sde=None, parametrisation=None, seed=0, scale=0.3):
     """A model with text where the config has words."""
-    vocabulary = VOCABULARY if config.words else None
-    params = parameters(config, seed, scale)
-    return Model(config, sde or VPSDE(), parametrisation or Parametrisation(), params, vocabulary)
+    network = FlaxNetwork(config, parameters(config, seed, scale))
+    conditioner = VOCABULARY if config.words else Unconditional()
+    return Model(network, sde or VPSDE(), parametrisation or Parametrisation(), conditioner)
 
 
 def tiny_edits(count=4, truth=True):

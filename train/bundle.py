@@ -44,14 +44,15 @@ def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
     state = found[0]
     rows = _rows(config)
     curves = draw_curves(rows)
-    save(out, dataclasses.replace(setup.model, params=fetch(state.ema[0], setup.mesh)), dtype="float16")
+    save(out, setup.model.with_params(fetch(state.ema[0], setup.mesh)), dtype="float16")
     # What is shown and measured is the snapshot as it was written, in half precision.
     model = load_snapshot(out)
     shown = setup.held_out or setup.images
     captions = list(shown.captions[:_SAMPLES])
-    prompts = captions if model.vocabulary is not None else None
+    prompts = captions if model.conditioner.prompted else None
     denoiser = quiet_denoiser(model, prompts, 2.0 if prompts else None)
-    images = np.asarray(sample(denoiser, model.sde, keys(range(len(captions))), model.shape, sampler=Sampler(steps=50)))
+    sampler = Sampler(50, "log_snr")
+    images = np.asarray(sample(denoiser, model.sde, keys(range(len(captions))), model.shape, sampler=sampler))
     save_png(out / "samples.png", contact_sheet([to_image(image) for image in images], columns=16, scale=2))
     nearest = nearest_training_images(setup, images)
     pairs = [to_image(image) for pair in zip(images, nearest.images, strict=True) for image in pair]

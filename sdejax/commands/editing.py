@@ -171,7 +171,7 @@ def _compute(editor: Editor, model: Any, mesh: Mesh, given: list[_Given]) -> jax
 
 def denoiser(model: Any, texts: list[str | None], guidance: float | None, negatives: list[str]) -> Any:
     """The model's denoiser for a batch, a prompt and a negative one for each image; a model without text has none."""
-    if model.vocabulary is None:
+    if not model.conditioner.prompted:
         return model.denoiser()
     # A prompt for each image, even where all are alike: how many differ must not compile anew.
     return model.denoiser([text or "" for text in texts], guidance, list(negatives) if guidance is not None else "")

@@ -155,10 +155,8 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
 
 def _tell_unknown_words(model: "Model", edits: list["Edit"]) -> None:
     """One warning for all of them, instead of one per word and setting."""
-    if model.vocabulary is None:
-        return
     prompts = {prompt for edit in edits for prompt in (edit.source_prompt, edit.target_prompt)}
-    words = sorted({word for prompt in prompts for word in model.vocabulary.unknown(prompt)})
+    words = sorted({word for prompt in prompts for word in model.conditioner.unknown(prompt)})
     if words:
         few = ", ".join(map(repr, words[:5])) + (", ..." if len(words) > 5 else "")
         warnings.warn(f"the model does not know {len(words)} words of the prompts: {few}", stacklevel=2)

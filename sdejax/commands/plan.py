@@ -52,7 +52,7 @@ def plan(command: Plan) -> int:
     if config is not None and command.train:
         program = planning.training(config, model, topology, command.batch, command.fsdp)
     else:
-        sampler = sj.Sampler(steps=20 if command.steps is None else command.steps, grid="edm")
+        sampler = sj.Sampler() if command.steps is None else sj.Sampler(command.steps)
         program = planning.generation(model, topology, command.batch, sampler, command.guidance)
     made = planning.plan(program, topology, command.quick)
     print(json.dumps(planning.as_record(made)) if command.json else planning.as_text(made))

@@ -46,7 +46,7 @@ class Sync:
     """synchronous, resampled, resampled(N), independent, correlated(RHO) or reflection."""
     manifest: str | None = None
     """A file with one JSON object per line: the options of one edit, its seed and its name. See docs/editing.md."""
-    run: RunOptions = dataclasses.field(default=Run(grid="log_snr"), metadata=FLAT)  # nearer to the truth
+    run: RunOptions = dataclasses.field(default=Run(grid="log_snr"), metadata=FLAT)
 
 
 def sync(command: Sync) -> int:
@@ -80,7 +80,7 @@ def sync(command: Sync) -> int:
         how = {"strength": one.strength, "mask": masks}
         if one.method == "sync_sde":
             return sj.sync_sde(*given, **how, sampler=sampler, coupling=one.coupling)
-        return method.edit(*given, **how, steps=one.run.steps, grid=one.run.grid)
+        return method.edit(*given, **how, sampler=sampler)
 
     editor = Editor(
         files=("image", "mask"),

@@ -19,7 +19,7 @@ value, with r = (s^2 + tau_T) / (s^2 + tau_0).
 import dataclasses
 import math
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import diffrax
 import jax
@@ -32,7 +32,6 @@ from sdejax.denoiser.protocol import Denoiser
 from sdejax.noise.keys import check_keys
 from sdejax.pytrees import pytree, split_per_image
 from sdejax.runtime.jit import jit
-from sdejax.runtime.sharding import mesh_of, over_images
 from sdejax.sde.base import SDE
 
 Divergence = Literal["hutchinson", "exact"]
@@ -105,7 +104,9 @@ def log_likelihood(
     _check_level(sde, level)
     numbers = tuple(np.float32(x) if isinstance(x, float) else x for x in (level, rtol, atol))
     used = 0 if divergence == "exact" else probes
-    found = cast(Likelihood, _log_likelihood(denoiser, numbers, images, keys, sde, used, max_steps, mesh_of(keys)))
+    # Under a derivative the arguments are tracers, and the adjoint must serve both of its modes.
+    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((denoiser, numbers, images)))
+    found = cast(Likelihood, _log_likelihood(denoiser, numbers, images, keys, sde, used, max_steps, traced))
     if isinstance(found.value, Tracer):
         return found
     finite = jnp.isfinite(found.value)
@@ -149,7 +150,7 @@ def bits_per_dimension(
     found = log_likelihood(
         denoiser,
         sde,
-        _dequantised(images, keys, mesh_of(keys)),
+        _dequantised(images, keys),
         keys,
         level=level,
         divergence=divergence,
@@ -181,12 +182,12 @@ def _check_level(sde: SDE, level: ArrayLike) -> None:
         )
 
 
-@partial(jit, static_argnames=("layout",))
-def _dequantised(images, keys, layout):
+@partial(jit, images=("images", "keys"))
+def _dequantised(images, keys):
     def one(image, key):
         return (image + jax.random.uniform(_split(key)[1], image.shape) - 0.5) / _HALF_RANGE - 1.0
 
-    return over_images(lambda _, images, keys: jax.vmap(one)(images, keys), layout, (), (images, keys))
+    return jax.vmap(one)(images, keys)
 
 
 def _split(key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -195,28 +196,25 @@ def _split(key: jax.Array) -> tuple[jax.Array, jax.Array]:
     return probes, noise
 
 
-@partial(jit, static_argnames=("sde", "probes", "max_steps", "layout"))
-def _log_likelihood(denoiser, numbers, images, keys, sde, probes, max_steps, layout):
-    """`probes` 0 is the exact divergence."""
+@partial(jit, static_argnames=("sde", "probes", "max_steps", "both_modes"), images=("images", "keys"))
+def _log_likelihood(denoiser, numbers, images, keys, sde, probes, max_steps, both_modes):
+    """`probes` 0 is the exact divergence; `both_modes` is for derivatives in forward as well as in reverse mode."""
+    level, rtol, atol = numbers
+    marked, rebuild = split_per_image(denoiser)
+    controller = diffrax.PIDController(rtol, atol, dtmin=_SMALLEST, force_dtmin=False, norm=_error)
+    adjoint = diffrax.DirectAdjoint() if both_modes else diffrax.RecursiveCheckpointAdjoint()
 
-    def run(shared, images, keys) -> Any:
-        denoiser, (level, rtol, atol) = shared
-        marked, rebuild = split_per_image(denoiser)
-        controller = diffrax.PIDController(rtol, atol, dtmin=_SMALLEST, force_dtmin=False, norm=_error)
+    def one(marked, image, key):
+        # Their outer products sum to the identity, in the mean or exactly.
+        directions = (
+            jax.random.rademacher(_split(key)[0], (probes, *image.shape), image.dtype) / math.sqrt(probes)
+            if probes
+            else jnp.eye(image.size, dtype=image.dtype).reshape(-1, *image.shape)
+        )
+        alone = rebuild([leaf[None] for leaf in marked])
+        return _image(alone, sde, image, directions, jnp.log(level), controller, max_steps, adjoint)
 
-        def one(marked, image, key):
-            # Their outer products sum to the identity, in the mean or exactly.
-            directions = (
-                jax.random.rademacher(_split(key)[0], (probes, *image.shape), image.dtype) / math.sqrt(probes)
-                if probes
-                else jnp.eye(image.size, dtype=image.dtype).reshape(-1, *image.shape)
-            )
-            alone = rebuild([leaf[None] for leaf in marked])
-            return _image(alone, sde, image, directions, jnp.log(level), controller, max_steps)
-
-        return jax.vmap(one)(marked, images, keys)
-
-    return over_images(run, layout, (denoiser, numbers), (images, keys))
+    return jax.vmap(one)(marked, images, keys)
 
 
 def _image(
@@ -227,6 +225,7 @@ def _image(
     start: jax.Array,
     controller: diffrax.PIDController,
     max_steps: int,
+    adjoint: diffrax.AbstractAdjoint,
 ) -> Likelihood:
     """Eq. 16 for one image, its log determinant kept per value: nan where the integration fails."""
 
@@ -241,6 +240,7 @@ def _image(
         stepsize_controller=controller,
         max_steps=max_steps,
         throw=False,
+        adjoint=adjoint,
     )
     assert solution.ys is not None
     v, log_determinant = (x[-1] for x in solution.ys)

@@ -19,6 +19,7 @@ from sdejax.edit.pair import edit
 from sdejax.pytrees import STATIC, pytree
 from sdejax.sde.base import SDE
 from sdejax.solvers.sampler import Sampler
+from sdejax.solvers.solve import OnStep
 
 
 class Projection(Protocol):
@@ -29,7 +30,7 @@ class Projection(Protocol):
         ...
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """**Raises:** `ValueError` where images of `shape`, (b, h, w, c), have no such part."""
+        """**Raises:** `ValueError` if images of `shape`, (b, h, w, c), have no such part."""
         ...
 
 
@@ -72,7 +73,7 @@ class BlockMeans:
         return jnp.broadcast_to(blocks.mean((2, 4), keepdims=True), blocks.shape).reshape(x.shape)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """**Raises:** `ValueError` where the factor does not divide the sides."""
+        """**Raises:** `ValueError` if the factor does not divide the sides."""
         if shape[1] % self.factor or shape[2] % self.factor:
             raise ValueError(
                 f"known block means: factor={self.factor}: must divide the image's sides, {shape[1]} and {shape[2]}"
@@ -99,12 +100,13 @@ def restore(
     *,
     strength: ArrayLike = 1.0,
     sampler: Sampler | None = None,
+    on_step: OnStep | None = None,
 ) -> jax.Array:
     """Find the unknown part of an image (eq. 19): colourisation, super-resolution.
 
     **Arguments:**
 
-    - `denoiser`, `sde`, `keys`, `sampler`: as in `sdedit`; one denoiser call per step.
+    - `denoiser`, `sde`, `keys`, `sampler`, `on_step`: as in `sdedit`; one denoiser call per step.
     - `guide`: (b, h, w, c) or (1, h, w, c) in [-1, 1], any image that has the known part: a grey image on all channels,
       a small one enlarged so that its blocks keep their means (by repeating its pixels).
     - `known`: `Luminance()`, `BlockMeans(factor)`, or a projection of your own.
@@ -118,4 +120,5 @@ def restore(
     if len(shape) != 4:
         raise ValueError(f"guide shape={shape}: must be (b, h, w, c)")
     known.check(shape)
-    return edit(_Restore(known, denoiser), sde, guide, keys, strength=strength, sampler=sampler)
+    how = {"strength": strength, "sampler": sampler, "on_step": on_step}
+    return edit(_Restore(known, denoiser), sde, guide, keys, **how, grid="edm")

@@ -15,6 +15,7 @@ from sdejax.edit.pair import edit
 from sdejax.pytrees import pytree
 from sdejax.sde.base import SDE
 from sdejax.solvers.sampler import Sampler
+from sdejax.solvers.solve import OnStep
 
 
 @pytree
@@ -37,6 +38,7 @@ def sdedit(
     repeats: int = 1,
     fresh_noise: bool = True,
     sampler: Sampler | None = None,
+    on_step: OnStep | None = None,
 ) -> jax.Array:
     """Turn a guide (a stroke painting, a photo with strokes, a composite) into an image of the model (eq. 12).
 
@@ -49,17 +51,17 @@ def sdedit(
     - `strength`: the time t0 in (0, 1] that the edit starts from; more is more realistic, less more faithful. The
       paper uses 0.3 to 0.6. A traced number: another one compiles nothing, and the number of steps stays.
     - `mask`: in [0, 1], broadcast to the guide, or per pixel without its last axis. 0 keeps the value bit for bit, 1
-      edits it fully, and between it multiplies the strength: the value is edited from mask * strength on. Best numpy's:
-      to check one on a device awaits all that the device was given before.
-    - `repeats`: K of the paper; the result becomes the guide again.
-    - `fresh_noise`: whether each repeat has a path of its own, as in the paper, or all have that of the first, under
-      which what one repeat has left of the noise adds up in the next.
-    - `sampler`: steps, grid, solver, stochasticity; one denoiser call per step and repeat.
+      edits it fully. A value between them multiplies the strength: the value is edited from mask * strength on.
+    - `repeats`: K of the paper; the result becomes the guide again. Another number compiles anew.
+    - `fresh_noise`: whether each repeat has a path of its own, as in the paper. If all have the path of the first, what
+      one repeat has left of the noise adds up in the next.
+    - `sampler`: steps, grid, solver, stochasticity; by default 20 steps of the second-order exponential solver on the
+      "edm" grid. One denoiser call for each step and repeat.
+    - `on_step`: as in `edit`.
 
-    **Returns:** (b, *shape). Jit-compiled; spread over devices as `keys` are.
+    **Returns:** (b, *shape). Jit-compiled; spread over devices as `keys` are. Differentiable, as `edit` is.
 
-    **Raises:** `ValueError` for an argument outside its range or of the wrong shape.
+    **Raises:** `ValueError` if an argument is outside its range or of the wrong shape.
     """
-    rule = _SDEdit(denoiser)
-    how = {"strength": strength, "mask": mask, "repeats": repeats, "fresh_noise": fresh_noise}
-    return edit(rule, sde, guide, keys, **how, sampler=sampler)
+    how = {"strength": strength, "mask": mask, "repeats": repeats, "fresh_noise": fresh_noise, "on_step": on_step}
+    return edit(_SDEdit(denoiser), sde, guide, keys, **how, sampler=sampler, grid="edm")

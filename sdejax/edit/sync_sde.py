@@ -10,10 +10,12 @@ import jax
 from jax.typing import ArrayLike
 
 from sdejax.denoiser.protocol import Denoiser
-from sdejax.edit.pair import Coupling, edit
+from sdejax.edit.coupling import Coupling
+from sdejax.edit.pair import edit
 from sdejax.pytrees import pytree
 from sdejax.sde.base import SDE
 from sdejax.solvers.sampler import Sampler
+from sdejax.solvers.solve import OnStep
 
 
 @pytree
@@ -38,6 +40,7 @@ def sync_sde(
     mask: ArrayLike | None = None,
     sampler: Sampler | None = None,
     coupling: str | Coupling = "synchronous",
+    on_step: OnStep | None = None,
 ) -> jax.Array:
     """Edit an image by what two prompts differ in (eq. 13).
 
@@ -50,15 +53,17 @@ def sync_sde(
     - `keys`: (b,) keys, one result each; result k depends on key k and image k alone.
     - `strength`: the time in (0, 1] that the edit starts from; more changes more. A traced number.
     - `mask`: as in `sdedit`.
-    - `sampler`: steps, grid, solver, stochasticity; two denoiser calls per step. Stochasticity 0 is the ODE limit.
-    - `coupling`: "synchronous" is sync-SDE, and with `Exponential(1)` also CycleDiffusion's DPM-Encoder. "resampled" is
-      edit-friendly DDPM inversion, and with stochasticity 0 FlowEdit, "resampled(N)" with N draws per step.
-      "independent", "correlated(RHO)" and "reflection" are ablations (eq. 14).
+    - `sampler`: steps, grid, solver, stochasticity; by default 20 steps of the second-order exponential solver on the
+      "log_snr" grid. Two denoiser calls for each step and path. Stochasticity 0 is the ODE limit.
+    - `coupling`: "synchronous" is sync-SDE, and with `Exponential(1)` also CycleDiffusion's DPM-Encoder;
+      "synchronous(N)" averages over N paths. "resampled" is edit-friendly DDPM inversion, and with stochasticity 0
+      FlowEdit; "resampled(N)" has N draws for each step. "independent", "correlated(RHO)" and "reflection" are
+      ablations (eq. 14).
+    - `on_step`: as in `edit`.
 
-    **Returns:** (b, *shape). Jit-compiled; spread over devices as `keys` are.
+    **Returns:** (b, *shape). Jit-compiled; spread over devices as `keys` are. Differentiable, as `edit` is.
 
-    **Raises:** `ValueError` for an argument outside its range or of the wrong shape.
+    **Raises:** `ValueError` if an argument is outside its range or of the wrong shape.
     """
-    return edit(
-        _SyncSDE(source, target), sde, image, keys, strength=strength, mask=mask, sampler=sampler, coupling=coupling
-    )
+    how = {"strength": strength, "mask": mask, "coupling": coupling, "on_step": on_step}
+    return edit(_SyncSDE(source, target), sde, image, keys, **how, sampler=sampler, grid="log_snr")

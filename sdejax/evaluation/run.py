@@ -24,6 +24,7 @@ from sdejax.evaluation.perceptual import ImageImage, ImageText
 from sdejax.media.images import contact_sheet, save_png, to_image, write_atomically
 from sdejax.model.model import Model, UnknownWordWarning
 from sdejax.noise.keys import keys
+from sdejax.solvers.sampler import Sampler
 
 UNEDITED = "unedited"  # the source as its own result: what a method must beat
 _SHOWN = 20
@@ -168,7 +169,7 @@ def evaluate(
 
     **Raises:** `ValueError` where a score is not finite, or OUT holds rows of another model, other edits or steps.
     """
-    if model.vocabulary is None:
+    if not model.conditioner.prompted:
         raise ValueError("snapshot: this model was trained without text, and text edits need prompts")
     out, shown, settings = Path(out), shown_edits(edits), grid.settings()
     # Before anything is written, because it uses every scorer.
@@ -227,7 +228,7 @@ def _run(model: Model, edits: Sequence[Edit], grid: SettingGrid, setting: Settin
             keys(edit_seed(edit.name, setting.seed) for edit in filled),
             strength=setting.strength,
             mask=masks if grid.masked else None,
-            steps=grid.steps,
+            sampler=Sampler(grid.steps),
         )
         results.append(np.asarray(found)[: len(some)])
         seconds.append(time.perf_counter() - started)

@@ -89,4 +89,4 @@ def _paired(seeds: Iterable[int], texts: Iterable[str | None]) -> Iterator[tuple
 
 def on_every_device(model: Model, mesh: Mesh) -> Model:
     """The model with its parameters on each device of a mesh, where calls then find them."""
-    return dataclasses.replace(model, params=jax.device_put(model.params, NamedSharding(mesh, P())))
+    return dataclasses.replace(model, network=jax.device_put(model.network, NamedSharding(mesh, P())))

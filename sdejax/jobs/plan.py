@@ -26,13 +26,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sdejax.model.conditioners import Unconditional
 from sdejax.model.model import Model
-from sdejax.nn.ncsnpp.network import structure
+from sdejax.model.networks import FlaxNetwork
 from sdejax.pretrained.load import load
 from sdejax.runtime.hardware import CHIPS, GIB, Chip
 from sdejax.runtime.sharding import image_mesh, images_sharding, train_mesh
 from sdejax.sampling.sample import _sample
-from sdejax.solvers.sampler import Sampler
+from sdejax.solvers.sampler import Sampler, with_grid
 from sdejax.text.vocabulary import Vocabulary
 from sdejax.training.config import Config, load_config
 from sdejax.training.step import abstract_state, make_train_step
@@ -194,12 +195,11 @@ def abstract_model(config: Config) -> Model:
 
     One with captions is given `ASSUMED_WORDS` words, of which it reads `ASSUMED_LENGTH` in a caption.
     """
-    network, vocabulary = config.network, None
+    network, conditioner = config.network, Unconditional()
     if config.captions:
-        vocabulary = Vocabulary(tuple(f"word{i}" for i in range(ASSUMED_WORDS)), ASSUMED_LENGTH)
-        network = dataclasses.replace(network, vocabulary=vocabulary.size, words=vocabulary.length)
-    graph, shapes = structure(network)
-    return Model(network, config.sde, config.parametrisation, shapes, vocabulary, graph)
+        conditioner = Vocabulary(tuple(f"word{i}" for i in range(ASSUMED_WORDS)), ASSUMED_LENGTH)
+        network = dataclasses.replace(network, vocabulary=conditioner.size, words=conditioner.length)
+    return Model(FlaxNetwork.abstract(network), config.sde, config.parametrisation, conditioner)
 
 
 def generation(
@@ -209,7 +209,7 @@ def generation(
 
     **Raises:** `ValueError` where the batch is no multiple of the chips, or there is guidance for a model without text.
     """
-    sampler = sampler or Sampler(steps=20, grid="edm")
+    sampler = with_grid(sampler, "edm")
     mesh = image_mesh(topology.devices)
     batch = mesh.size if batch is None else batch
     _check_batch(batch, mesh.size, "the number of chips")
@@ -217,7 +217,7 @@ def generation(
     keys = _shapes(
         jax.eval_shape(jax.vmap(jax.random.key), np.zeros(batch, np.uint32)), NamedSharding(mesh, P("image"))
     )
-    lowered = _lower(_sample)(denoiser, keys, model.sde, model.shape, sampler, (mesh, "image"))
+    lowered = _lower(_sample)(denoiser, keys, model.sde, model.shape, sampler)
     return Program("generation", batch, sampler.steps, model.config.dtype, lowered)
 
 
@@ -232,15 +232,13 @@ def training(
     batch, parts = config.batch if batch is None else batch, config.accumulate
     _check_batch(batch, parts * mesh.size, f"the number of chips ({mesh.size}) times accumulate ({parts})")
     optimiser = config.optimiser.make(config.steps)
-    step = make_train_step(
-        model.graph, model.sde, model.parametrisation, config.objective, optimiser, config.ema, config.seed,
-        accumulate=parts, mesh=mesh,
-    )  # fmt: skip
+    step = make_train_step(model, config.objective, optimiser, config.ema, config.seed, accumulate=parts, mesh=mesh)
     images = jax.ShapeDtypeStruct((batch, *model.shape), np.uint8, sharding=images_sharding(mesh))
-    tokens = None
-    if model.vocabulary is not None:
-        tokens = jax.ShapeDtypeStruct((batch, model.vocabulary.length), np.int32, sharding=images_sharding(mesh))
-    lowered = _lower(step)(abstract_state(model.params, optimiser, len(config.ema), mesh), images, tokens)
+    conditions = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype, sharding=images_sharding(mesh)),
+        model.conditioner.encode([""]),
+    )
+    lowered = _lower(step)(abstract_state(model.params, optimiser, len(config.ema), mesh), images, conditions)
     return Program("training", batch, parts, model.config.dtype, lowered)
 
 

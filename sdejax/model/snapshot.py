@@ -11,8 +11,8 @@ import safetensors.numpy
 
 from sdejax.media.images import write_atomically
 from sdejax.model.model import Model
-from sdejax.model.serialise import architecture_from_json, architecture_to_json
-from sdejax.nn.ncsnpp.network import structure
+from sdejax.model.networks import FlaxNetwork
+from sdejax.model.serialise import Architecture, architecture_from_json, architecture_to_json
 from sdejax.nn.params import from_names, to_names
 
 _ARCHITECTURE, _PARAMETERS = "model.json", "params.safetensors"
@@ -21,8 +21,8 @@ _ARCHITECTURE, _PARAMETERS = "model.json", "params.safetensors"
 def load_snapshot(path: str | Path) -> Model:
     """Read a snapshot folder.
 
-    **Raises:** `ValueError`, naming the path, where it is not a snapshot, a file of it is missing or cut short, or its
-    parameters are not those of its architecture.
+    **Raises:** `ValueError`, naming the path, if it is not a snapshot, a file of it is missing or cut short, its format
+    or a class, field or value in it is not known, or its parameters are not those of its architecture.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -31,10 +31,8 @@ def load_snapshot(path: str | Path) -> Model:
         if not (folder / name).is_file():
             raise ValueError(f"snapshot={str(path)!r}: the file {name} is missing")
     try:
-        config, sde, parametrisation, vocabulary = architecture_from_json(
-            json.loads((folder / _ARCHITECTURE).read_text(encoding="utf-8"))
-        )
-    except (ValueError, KeyError, TypeError) as error:
+        found = architecture_from_json(json.loads((folder / _ARCHITECTURE).read_text(encoding="utf-8")))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"snapshot={str(path)!r}: {_ARCHITECTURE} cannot be understood ({error})") from None
     data = (folder / _PARAMETERS).read_bytes()
     with ThreadPoolExecutor(1) as other_core:  # a hash takes as long as all the rest
@@ -43,22 +41,27 @@ def load_snapshot(path: str | Path) -> Model:
             arrays = safetensors.numpy.load(data)
         except (safetensors.SafetensorError, ValueError) as error:
             raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} is damaged or cut short ({error})") from None
-        graph, abstract = structure(config)
+        abstract = FlaxNetwork.abstract(found.network)
         try:
-            params = from_names(abstract, arrays)
+            params = from_names(abstract.params, arrays)
         except ValueError as error:
             raise ValueError(f"snapshot={str(path)!r}: {_PARAMETERS} {error}") from None
-        return Model(config, sde, parametrisation, params, vocabulary, graph, f"sha256:{digest.result()}")
+        network, source = FlaxNetwork(found.network, params), f"sha256:{digest.result()}"
+        return Model(network, found.sde, found.parametrisation, found.conditioner, found.codec, source=source)
 
 
 def save(path: str | Path, model: Model, dtype: str = "float32") -> None:
     """Write a snapshot folder; each file whole or not at all, model.json last.
 
     `dtype` "float16" halves the file; parameters are float32 again once loaded.
+
+    **Raises:** `ValueError` if the network is not a flax network of this library.
     """
+    config = model.config
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.asarray(value).astype(dtype) for name, value in to_names(model.params).items()}
     write_atomically(folder / _PARAMETERS, safetensors.numpy.save(arrays))
-    architecture = architecture_to_json(model.config, model.sde, model.parametrisation, model.vocabulary)
-    write_atomically(folder / _ARCHITECTURE, (json.dumps(architecture, indent=1, ensure_ascii=False) + "\n").encode())
+    about = Architecture(config, model.sde, model.parametrisation, model.conditioner, model.codec)
+    text = json.dumps(architecture_to_json(about), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(folder / _ARCHITECTURE, text.encode())

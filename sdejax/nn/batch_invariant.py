@@ -1,8 +1,8 @@
-"""Products of few rows, with the bits that these rows have amid many.
+"""Matrix products and convolutions of few rows, with the bits that these rows have among many.
 
-XLA's CPU backend adds up a product by many weights in another order where it has few rows, as one image of 4 x 4 pixels
-has, or its caption. The last bits of an image would follow from the number of others beside it, so such products are
-filled up with rows of zeros in the programs that make images on CPUs.
+XLA's CPU backend adds up a product with many weights in another order if it has few rows: one image of 4 x 4 pixels, or
+one caption. The last bits of an image would then depend on the number of images beside it. So inside
+`sdejax.batch_invariant` such products are padded with rows of zeros.
 """
 
 from collections.abc import Callable
@@ -10,18 +10,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sdejax.runtime.jit import same_bits
+from sdejax.batch_invariance import is_batch_invariant
 
-_ROWS = 64  # from 51 on the order is always the same
-_WEIGHTS = 2**15  # up to which it is the same for few rows, too
+_ROWS = 64  # from 51 rows on the order is always the same
+_WEIGHTS = 2**15  # up to this many weights the order is the same for few rows, too
 
 
-def with_many_rows(
+def pad_rows(
     product: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array, rows: int
 ) -> jax.Array:
-    """product(x, kernel), x (n, ...) -> (n, ...), of which each of the n has so many rows."""
+    """product(x, kernel) for x (n, ...), whose n entries have `rows` rows each -> (n, ...)."""
     n = x.shape[0]
-    if not same_bits() or n == 0 or n * rows >= _ROWS or kernel.size <= _WEIGHTS:
+    few = 0 < n * rows < _ROWS and kernel.size > _WEIGHTS
+    if not few or not is_batch_invariant() or jax.default_backend() != "cpu":
         return product(x, kernel)
     missing = -(-_ROWS // rows) - n
     return product(jnp.pad(x, ((0, missing), *((0, 0),) * (x.ndim - 1))), kernel)[:n]

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from sdejax.nn.batch_invariant import with_many_rows
+from sdejax.nn.batch_invariant import pad_rows
 
 _FEATURES = 8  # that many are summed over at full speed
 _WIDE = 128  # from so many features on, few pixels are summed in the order of many
@@ -29,7 +29,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: _Padding =
         return jax.lax.platform_dependent(x, kernel, cpu=_shifted, default=_conv)
     if min(kernel.shape[2:]) >= _WIDE:
         return _same(x, kernel)
-    return with_many_rows(_same, x, kernel, x.shape[1] * x.shape[2])
+    return pad_rows(_same, x, kernel, x.shape[1] * x.shape[2])
 
 
 def _conv(x: jax.Array, kernel: jax.Array, stride: int = 1, rows: _Padding = (1, 1), columns: _Padding = (1, 1)):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sdejax.nn.batch_invariant import with_many_rows
+from sdejax.nn.batch_invariant import pad_rows
 from sdejax.nn.conv import conv2d
 
 # Song et al. 2021 initialise as DDPM does: uniform, scaled by the mean of fan-in and fan-out.
@@ -56,7 +56,7 @@ class Dense(nnx.Module):
         """x: (..., inputs)."""
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
         rows = x.astype(self.dtype).reshape(-1, x.shape[-1])
-        products = with_many_rows(jnp.matmul, rows, kernel, 1)
+        products = pad_rows(jnp.matmul, rows, kernel, 1)
         return (products + bias).reshape(*x.shape[:-1], -1)
 
 

@@ -6,18 +6,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.nn.ncsnpp.network import structure
-
 
 def to_names(params: Any) -> dict[str, Any]:
     """Every parameter by its name."""
     return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(params)}
 
 
-def shapes(config: NCSNppConfig) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the parameters of a network."""
-    return {_name(path): leaf.shape for path, leaf in nnx.to_flat_state(structure(config)[1])}
+def shapes(abstract: Any) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of parameters, or of shapes in their place."""
+    return {_name(path): leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
 
 
 def from_names(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:

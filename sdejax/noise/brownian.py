@@ -63,12 +63,12 @@ class BrownianPaths:
 
     def evaluate(self, s: ArrayLike) -> jax.Array:
         """W(s), of shape (b, *shape), for a scalar s in [0, 1]."""
-        s = jnp.clip(jnp.asarray(s, jnp.float32), 0.0, 1.0)
+        s = _on_clock(s)
         return jax.vmap(lambda key: self._tree(key).evaluate(s))(self.keys)  # pyright: ignore[reportReturnType]
 
     def increment(self, s0: ArrayLike, s1: ArrayLike) -> "diffrax.AbstractBrownianIncrement":
         """W(s1) - W(s0) with the Levy area that a solver asked for; leaves (b, *shape), `dt` (b,)."""
-        s0, s1 = (jnp.clip(jnp.asarray(s, jnp.float32), 0.0, 1.0) for s in (s0, s1))
+        s0, s1 = _on_clock(s0), _on_clock(s1)
         return jax.vmap(lambda key: self._tree(key).evaluate(s0, s1, use_levy=True))(self.keys)
 
     def walk(self) -> "Walk":
@@ -108,7 +108,7 @@ class Walk:
 
     def to(self, s: jax.Array) -> "tuple[Walk, jax.Array]":
         """The walk at a scalar s in [0, 1] no less than before, and W(s), (b, *shape); `BrownianPaths.evaluate`'s."""
-        s = jnp.clip(jnp.asarray(s, jnp.float32), 0.0, 1.0)
+        s = _on_clock(s)
         spans = 0.5 ** jnp.arange(self.depth + 1)
         holds = ((s > self.left) & (s <= self.left + spans)).at[0].set(True)
         known = jnp.sum(jnp.cumprod(holds.astype(jnp.int32)))
@@ -134,6 +134,11 @@ class Walk:
             self.value.at[level].set(jnp.where(later, value + first_half, value)),
             self.rise.at[level].set(jnp.where(later, 0.5 * rise - bend, first_half)),
         )
+
+
+def _on_clock(s: ArrayLike) -> jax.Array:
+    """A time of the clock; derivatives stop here, because a Brownian path has none by time."""
+    return jax.lax.stop_gradient(jnp.clip(jnp.asarray(s, jnp.float32), 0.0, 1.0))
 
 
 def _normals(keys: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -1,29 +1,19 @@
 """Seeds and keys: an image is its seed, and has streams of independent noise."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-
-if TYPE_CHECKING:  # half a second to import, which a program that is compiled already need not wait for
-    pass
-from collections.abc import Iterable
-
 import numpy as np
+from jax.typing import ArrayLike
 
 from sdejax.runtime.jit import jit
 
 
-def stream(keys: jax.Array, number: int | jax.Array) -> jax.Array:
-    """Keys (b,) of another independent stream of the same images."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
 def keys(seeds: Iterable[int]) -> jax.Array:
-    """One key per seed, (b,): an image is its seed.
+    """One key for each seed, (b,): an image is its seed.
 
-    **Raises:** `ValueError` for no seeds, or a seed outside 0 to 2^32 - 1.
+    **Raises:** `ValueError` if there are no seeds, or a seed is outside 0 to 2^32 - 1.
     """
     seeds = [int(seed) for seed in seeds]
     if not seeds or not all(0 <= seed < 2**32 for seed in seeds):
@@ -40,3 +30,8 @@ def check_keys(keys: jax.Array) -> None:
     """**Raises:** `ValueError` unless `keys` is a (b,) array of typed keys."""
     if not hasattr(keys, "dtype") or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
         raise ValueError("keys: must be a (b,) array of keys, one per image, such as sdejax.keys(range(8))")
+
+
+def stream(keys: jax.Array, number: int | jax.Array) -> jax.Array:
+    """Keys (b,) of another independent stream of the same images."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from sdejax.denoiser.prediction import PredictNoise
 from sdejax.model.model import Model
-from sdejax.model.parametrisation import Parametrisation
+from sdejax.model.networks import FlaxNetwork
+from sdejax.model.parametrisation import LevelLabel, Parametrisation
 from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.nn.ncsnpp.network import structure
 from sdejax.nn.params import from_names, shapes
 from sdejax.pretrained.files import digest
 from sdejax.pretrained.layout import with_our_axes
@@ -68,8 +69,8 @@ def from_state(state: State, *, size: int | None = None) -> Model:
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
     config = _config(state, size)
-    graph, abstract = structure(config)
-    wanted = shapes(config)
+    abstract = FlaxNetwork.abstract(config).params
+    wanted = shapes(abstract)
     theirs = {name: _theirs(name, config) for name in wanted}
     for name in sorted({*theirs.values(), *state}):
         if name not in state:
@@ -82,8 +83,8 @@ def from_state(state: State, *, size: int | None = None) -> Model:
             key = theirs[name]
             raise ValueError(f"the parameter {key!r} has shape {state[key].shape}, which is not that of DDPM's block")
     sde = DiscreteVPSDE(tuple(np.linspace(1e-4, 0.02, 1000).tolist()))
-    parametrisation = Parametrisation("noise", "level", levels=1000)
-    return Model(config, sde, parametrisation, from_names(abstract, arrays), graph=graph)
+    network = FlaxNetwork(config, from_names(abstract, arrays))
+    return Model(network, sde, Parametrisation(PredictNoise(), LevelLabel(1000)))
 
 
 def _network(content: Any) -> State:

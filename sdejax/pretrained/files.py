@@ -1,7 +1,9 @@
 """Files of weights: safetensors, or torch's, to arrays by name."""
 
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -35,3 +37,17 @@ def digest(file: Path) -> str:
     """The SHA-256 of a file, as a model's `source` says it."""
     with file.open("rb") as stream:
         return f"sha256:{hashlib.file_digest(stream, 'sha256').hexdigest()}"
+
+
+def read_json(file: Path, name: str) -> dict[str, Any]:
+    """The object in a JSON file; `name` is what errors call it.
+
+    **Raises:** `ValueError` if the file holds no JSON object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{name}={str(file)!r}: cannot be understood ({error})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{name}={str(file)!r}: must hold a JSON object")
+    return content

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-Kind = Literal["conv", "conv1x1", "dense", "norm", "vector"]
+Kind = Literal["conv", "conv1x1", "dense", "norm", "vector", "table"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Entry:
 
     def parameters(self) -> list[tuple[str, str]]:
         """The names of the module's parameters: (ours, theirs)."""
-        if self.kind == "vector":
+        if self.kind in ("vector", "table"):
             return [(self.ours, self.theirs)]
         weight = "scale" if self.kind == "norm" else "kernel"
         return [(f"{self.ours}.{weight}", f"{self.theirs}.weight"), (f"{self.ours}.bias", f"{self.theirs}.bias")]
@@ -32,7 +32,7 @@ class Entry:
         """The inverse of `with_our_axes`, for this module."""
         if value.ndim == 4:
             return value.transpose(3, 2, 0, 1)
-        if value.ndim == 2:
+        if value.ndim == 2 and self.kind != "table":
             return value.T[:, :, None, None] if self.kind == "conv1x1" else value.T
         return value
 
@@ -55,7 +55,9 @@ def to_ours(entries: Iterable[Entry], theirs: dict[str, np.ndarray]) -> dict[str
         raise ValueError(f"lacks {len(missing)} weights of the architecture, first {missing[0]!r}")
     if extra := sorted(set(theirs) - wanted):
         raise ValueError(f"has {len(extra)} weights not of the architecture, first {extra[0]!r}")
-    return {our: with_our_axes(theirs[their]) for _, our, their in names}
+    return {
+        our: theirs[their] if entry.kind == "table" else with_our_axes(theirs[their]) for entry, our, their in names
+    }
 
 
 def to_theirs(entries: Iterable[Entry], ours: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

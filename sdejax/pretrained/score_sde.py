@@ -18,10 +18,18 @@ from typing import Any
 
 import numpy as np
 
+from sdejax.denoiser.prediction import PredictNoise, PredictScaledScore, PredictScore
 from sdejax.model.model import Model
-from sdejax.model.parametrisation import Parametrisation
+from sdejax.model.networks import FlaxNetwork
+from sdejax.model.parametrisation import (
+    LevelLabel,
+    LogLevelLabel,
+    NoiseIndexLabel,
+    Parametrisation,
+    TimeLabel,
+    UnitRange,
+)
 from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.nn.ncsnpp.network import structure
 from sdejax.nn.params import from_names, shapes, to_names
 from sdejax.pretrained.files import digest
 from sdejax.pretrained.layout import with_our_axes
@@ -110,10 +118,10 @@ def from_state(state: State, *, sde: SDE | None = None, fir: bool | None = None,
     modules = _modules(state)
     config = _settled(_matching(modules), modules, fir, size)
     sde, parametrisation = _process(config, sde, state.get("sigmas"))
-    config = dataclasses.replace(config, scale_by_sigma=parametrisation.prediction == "score")
-    graph, abstract = structure(config)
-    wanted = shapes(config)
-    return Model(config, sde, parametrisation, from_names(abstract, _arrays(config, modules, wanted)), graph=graph)
+    config = dataclasses.replace(config, scale_by_sigma=parametrisation.prediction == PredictScore())
+    abstract = FlaxNetwork.abstract(config).params
+    params = from_names(abstract, _arrays(config, modules, shapes(abstract)))
+    return Model(FlaxNetwork(config, params), sde, parametrisation)
 
 
 def to_state(model: Model) -> dict[str, np.ndarray]:
@@ -328,14 +336,14 @@ def _process(config: NCSNppConfig, sde: SDE | None, sigmas: np.ndarray | None) -
         sde = sde or VESDE(*(float(f"{level:.6g}") for level in (min(levels), max(levels))))
         if not isinstance(sde, VESDE):
             raise ValueError(f"sde={sde!r}: must be a VESDE for a network with Fourier features")
-        return sde, Parametrisation("score", "log_level", unit_range=True)
+        return sde, Parametrisation(PredictScore(), LogLevelLabel(), UnitRange())
     sde = sde or VPSDE(0.1, 20.0)
     if isinstance(sde, VPSDE | SubVPSDE):
-        return sde, Parametrisation("noise", "time")
+        return sde, Parametrisation(PredictNoise(), TimeLabel())
     if isinstance(sde, DiscreteVPSDE):
-        return sde, Parametrisation("noise", "level", levels=len(sde.betas))
+        return sde, Parametrisation(PredictNoise(), LevelLabel(len(sde.betas)))
     if isinstance(sde, VESDE):
-        return sde, Parametrisation("scaled_score", "noise_index", levels=len(levels), unit_range=True)
+        return sde, Parametrisation(PredictScaledScore(), NoiseIndexLabel(len(levels)), UnitRange())
     raise ValueError(f"sde={sde!r}: must be a VPSDE, SubVPSDE, DiscreteVPSDE or VESDE")
 
 

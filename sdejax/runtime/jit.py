@@ -1,115 +1,174 @@
-"""`jax.jit` as this library uses it: with the compiler options that its programs run best with.
+"""`jax.jit` with the compiler options that this library's programs run best with, spread over devices by images.
 
-XLA's CPU backend hands convolutions, matrix products and reductions to one library (YNNPACK). Its reductions are quick;
-its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its products take in the arithmetic around them,
-for which scales per channel are then spread out to whole images in memory. Training leaves it the reductions only.
-The programs that make images leave it products and convolutions, each by itself, and its kernels that add up in one
-order: Eigen cuts long sums into as many parts as XLA has threads, the other kernels are chosen by the number of images,
-and so would be the last bits of an image. They take 1.1 to 1.5 times as long (docs/benchmarks.md).
-Other platforms need no options.
+XLA's CPU backend can leave convolutions, matrix products and reductions to a library, YNNPACK. Its reductions are fast.
+Its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its products absorb the arithmetic around them, for
+which scales per channel are copied to every pixel. So by default it gets the reductions only. Batch-invariant programs
+(`sdejax.batch_invariant`) use its products and convolutions, each by itself, in its kernels that add up in one order:
+Eigen splits long sums into as many parts as XLA has threads. Other platforms need no options.
 """
 
-import contextvars
 import functools
+import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import jax
 from jax.core import Tracer
 
-from sdejax.runtime.program_cache import kept_programs
+from sdejax.batch_invariance import is_batch_invariant
+from sdejax.runtime.sharding import mesh_of, over_images
 
 F = TypeVar("F", bound=Callable[..., Any])
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
-_CPU = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
-_SAME_BITS = {
+_FAST = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
+_BATCH_INVARIANT = {
     _YNNPACK: "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
     "xla_cpu_enable_platform_dependent_math": "False",
 }
 
-_same_bits = contextvars.ContextVar("same_bits", default=False)
+
+class ProgramStore(Protocol):
+    """Where compiled programs are kept from one start to the next: `program_cache.Programs`."""
+
+    def call(
+        self, function: Callable[..., Any], lower: Callable[..., Any], static: Iterable[str], args: Any, kwargs: Any
+    ) -> Any:
+        """function(*args, **kwargs) by its compiled program, which `lower` makes if it is not there."""
+        ...
 
 
-def same_bits() -> bool:
-    """Whether what is being traced is an image program for this machine's CPU, whose rows are to have the same bits."""
-    return _same_bits.get()
+_store: ProgramStore | None = None
 
 
-@functools.cache
+def program_store() -> ProgramStore | None:
+    """The store that this process takes its programs from, or None."""
+    return _store
+
+
+def use_program_store(store: ProgramStore | None) -> None:
+    """Take programs from this store from now on."""
+    global _store
+    _store = store
+
+
 def compiler_options() -> dict[str, str]:
     """The options for `jax.jit(..., compiler_options=...)` on this machine's default backend.
 
-    For programs of your own that call a network; the training step has them already, and so have `sample` and the
-    editors, whose bits are the same in any batch by others.
+    For programs of your own that call a network. `sample`, the editors and the training step have them already. Inside
+    `batch_invariant()` they are the options of batch-invariant programs.
     """
-    return _accepted(_CPU)
+    return _accepted(is_batch_invariant())
 
 
 @functools.cache
-def _image_options() -> dict[str, str]:
-    """The options of programs that make images."""
-    return _accepted(_SAME_BITS)
-
-
-def _accepted(options: dict[str, str]) -> dict[str, str]:
-    """The options, where this machine's XLA has them."""
+def _accepted(batch_invariant: bool) -> dict[str, str]:
+    """The options, if this machine's XLA has them: other versions of XLA have other options and refuse these."""
     if jax.default_backend() != "cpu":
         return {}
+    options = _BATCH_INVARIANT if batch_invariant else _FAST
     try:
         jax.jit(lambda: 0, compiler_options=options)()
-    except Exception:  # another version of XLA has other options, and refuses these in its own way
+    except Exception:  # each version refuses in its own way
         return {}
     return options
 
 
-def _with_same_bits(function: F) -> F:
-    """The function, traced so that `same_bits` is true; another to jax, which keeps one trace of a function."""
+def jit(
+    function: F,
+    *,
+    static_argnames: Iterable[str] = (),
+    images: Iterable[str] = (),
+    donate_argnums: tuple[int, ...] = (),
+) -> F:
+    """`jax.jit` with `compiler_options()`, asked for at the first call, so that importing touches no device.
+
+    **Arguments:**
+
+    - `function`: has no `*args` or `**kwargs`.
+    - `static_argnames`: as in `jax.jit`.
+    - `images`: the arguments whose leading axis is the images. If the first of them is spread over a mesh, every device
+      computes its own images, without communication (`sharding.over_images`). The function must treat images
+      independently.
+    - `donate_argnums`: as in `jax.jit`; not together with `images`.
+
+    Inside another `jit`, or under a gradient, it is plain `jax.jit`, because options belong to whole programs. If there
+    is a program store, programs come from it. `lower` lowers the whole program; `lower_plain` does so without options,
+    for devices that this machine does not have.
+    """
+    static, images = tuple(static_argnames), tuple(images)
+    if donate_argnums:
+        return _donating(function, static, donate_argnums)
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def traced(*args: Any, **kwargs: Any) -> Any:
-        token = _same_bits.set(True)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            _same_bits.reset(token)
+    def body(*, layout: Any, batch_invariant: bool, **given: Any) -> Any:
+        del batch_invariant  # tells the two programs apart
+        fixed = {name: given.pop(name) for name in static}
+        batched = tuple(given.pop(name) for name in images)
 
-    return cast(F, traced)
+        def run(shared: dict[str, Any], *batched: Any) -> Any:
+            return function(**fixed, **shared, **dict(zip(images, batched, strict=True)))
 
+        return over_images(run, layout, given, batched)
 
-def jit(function: F, *, static_argnames: Iterable[str] = (), donate_argnums: tuple[int, ...] = ()) -> F:
-    """`jax.jit` with compiler options, asked for at the first call, so that importing touches no device.
-
-    Those of programs that make images, but for one that takes its arguments over (`donate_argnums`), as training does.
-    Inside another `jit`, or under a gradient, it is plain `jax.jit`: options belong to whole programs. `lower` is that
-    of the whole program; `lower_plain` has no options, for devices that are not this machine's. Programs come from the
-    folder that `programs.keep_programs` named, if it did.
-    """
-    static_argnames = tuple(static_argnames)
-    how: dict[str, Any] = {"static_argnames": static_argnames, "donate_argnums": donate_argnums}
-    plain = jax.jit(function, **how)
+    body.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty)
+            for parameter in (
+                *signature.parameters.values(),
+                inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY),
+                inspect.Parameter("batch_invariant", inspect.Parameter.KEYWORD_ONLY),
+            )
+        ]
+    )
+    all_static = (*static, "layout", "batch_invariant")
+    plain = jax.jit(body, static_argnames=all_static)
 
     @functools.cache
-    def whole() -> Any:  # what jax.jit returns has no public type
-        if donate_argnums:
-            return jax.jit(function, compiler_options=compiler_options(), **how)
-        options = _image_options()
-        return jax.jit(_with_same_bits(function) if options else function, compiler_options=options, **how)
+    def whole(batch_invariant: bool) -> Any:  # what jax.jit returns has no public type
+        return jax.jit(body, static_argnames=all_static, compiler_options=_accepted(batch_invariant))
 
-    def lower(*args: Any, **kwargs: Any) -> Any:
-        return whole().lower(*args, **kwargs)
+    def bound(args: tuple[Any, ...], kwargs: dict[str, Any], batch_invariant: bool) -> dict[str, Any]:
+        given = signature.bind(*args, **kwargs)
+        given.apply_defaults()
+        layout = mesh_of(given.arguments[images[0]]) if images else None
+        return {**given.arguments, "layout": layout, "batch_invariant": batch_invariant}
+
+    def lower(**given: Any) -> Any:
+        return whole(given["batch_invariant"]).lower(**given)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        inside = isinstance(jax.device_put(0.0), Tracer) or any(
-            isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs))
-        )
-        if inside:
-            return plain(*args, **kwargs)
-        programs = kept_programs()
-        if programs is None or donate_argnums:
-            return whole()(*args, **kwargs)
-        return programs.call(function, lower, static_argnames, args, kwargs)
+        if _inside_another_program(args, kwargs):
+            return plain(**bound(args, kwargs, False))
+        given = bound(args, kwargs, is_batch_invariant() and jax.default_backend() == "cpu")
+        if _store is None:
+            return whole(given["batch_invariant"])(**given)
+        return _store.call(body, lower, all_static, (), given)
 
-    call.lower = lower  # type: ignore[attr-defined]
+    call.lower = lambda *args, **kwargs: lower(**bound(args, kwargs, is_batch_invariant()))  # type: ignore[attr-defined]
+    call.lower_plain = lambda *args, **kwargs: plain.lower(**bound(args, kwargs, False))  # type: ignore[attr-defined]
+    return cast(F, call)
+
+
+def _donating(function: F, static: tuple[str, ...], donate_argnums: tuple[int, ...]) -> F:
+    """`jit` of a function that takes over the memory of some arguments, as a training step does."""
+    how: dict[str, Any] = {"static_argnames": static, "donate_argnums": donate_argnums}
+    plain = jax.jit(function, **how)
+
+    @functools.cache
+    def whole() -> Any:
+        return jax.jit(function, compiler_options=_accepted(False), **how)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return (plain if _inside_another_program(args, kwargs) else whole())(*args, **kwargs)
+
+    call.lower = lambda *args, **kwargs: whole().lower(*args, **kwargs)  # type: ignore[attr-defined]
     call.lower_plain = plain.lower  # type: ignore[attr-defined]
     return cast(F, call)
+
+
+def _inside_another_program(args: Any, kwargs: Any) -> bool:
+    traced = isinstance(jax.device_put(0.0), Tracer)
+    return traced or any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs)))

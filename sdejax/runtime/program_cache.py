@@ -29,6 +29,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding
 
 from sdejax.runtime.hardware import cores
+from sdejax.runtime.jit import program_store, use_program_store
 from sdejax.runtime.prefetch import Ahead
 from sdejax.runtime.storage import Folder
 
@@ -240,14 +241,6 @@ def _processor() -> str:
         return f"{platform.machine()} {platform.processor()}"
 
 
-_kept: Programs | None = None
-
-
-def kept_programs() -> Programs | None:
-    """Where this process takes its programs from, if it was told to."""
-    return _kept
-
-
 def keep_programs(address: str, job: str = "") -> None:
     """Take programs from a folder on any disk or bucket, and keep there what is compiled; "none" for no more.
 
@@ -257,8 +250,7 @@ def keep_programs(address: str, job: str = "") -> None:
 
     **Raises:** `ValueError` where the folder cannot be made.
     """
-    global _kept
-    _kept = None
+    use_program_store(None)
     if address == "none":
         return
     about = environment()
@@ -273,9 +265,10 @@ def keep_programs(address: str, job: str = "") -> None:
         raise ValueError(f"cache={address!r}: cannot be written ({error.strerror or error})") from None
     if whole.local:
         _throw_away(Path(whole.path), Path(folder.path))
-    _kept = Programs(folder)
+    programs = Programs(folder)
+    use_program_store(programs)
     if job:
-        _kept.expect(job)
+        programs.expect(job)
     if jax.config.values["jax_compilation_cache_dir"] is None:  # a person's own choice stays
         jax.config.update("jax_compilation_cache_dir", folder.show("jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -290,3 +283,9 @@ def _throw_away(cache: Path, used: Path) -> None:
         with contextlib.suppress(OSError):
             if time.time() - found.stat().st_mtime > _UNUSED:
                 found.unlink() if found.suffix == ".part" else shutil.rmtree(found.parent)
+
+
+def kept_programs() -> Programs | None:
+    """The programs that `keep_programs` opened, or None."""
+    store = program_store()
+    return store if isinstance(store, Programs) else None

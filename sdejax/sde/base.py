@@ -60,12 +60,12 @@ class SDE(abc.ABC):
 
     def drift(self, t: ArrayLike, x: ArrayLike) -> jax.Array:
         """The drift f(t) x of eq. 3; t is a scalar or (b,), x is (b, *shape)."""
-        alpha, slope = _value_and_slope(self.alpha, t)
+        alpha, slope = value_and_slope(self.alpha, t)
         return per_image(slope / alpha, x) * x
 
     def diffusion(self, t: ArrayLike) -> jax.Array:
         """The diffusion g(t) of eq. 3; the shape of `t`."""
-        _, slope = _value_and_slope(self.tau, t)
+        _, slope = value_and_slope(self.tau, t)
         return self.alpha(t) * jnp.sqrt(slope)
 
     def perturb(self, t: ArrayLike, x0: ArrayLike, noise: ArrayLike) -> jax.Array:
@@ -73,14 +73,15 @@ class SDE(abc.ABC):
         return per_image(self.alpha(t), x0) * x0 + per_image(self.sigma(t), x0) * noise
 
 
-def _float(t: ArrayLike) -> jax.Array:
+def as_float(t: ArrayLike) -> jax.Array:
+    """An array of floating point numbers: whole numbers become float32."""
     t = jnp.asarray(t)
     return t if jnp.issubdtype(t.dtype, jnp.floating) else t.astype(jnp.float32)
 
 
-def _value_and_slope(function, t: ArrayLike) -> tuple[jax.Array, jax.Array]:
+def value_and_slope(function, t: ArrayLike) -> tuple[jax.Array, jax.Array]:
     """function(t) and its derivative, element by element."""
-    t = _float(t)
+    t = as_float(t)
     return jax.jvp(function, (t,), (jnp.ones_like(t),))
 
 

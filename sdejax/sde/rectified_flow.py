@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdejax.sde.base import SDE, _float
+from sdejax.sde.base import SDE, as_float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,20 +15,20 @@ class RectifiedFlow(SDE):
 
     def alpha(self, t: ArrayLike) -> jax.Array:
         """1 - t."""
-        return 1.0 - _float(t)
+        return 1.0 - as_float(t)
 
     def sigma(self, t: ArrayLike) -> jax.Array:
         """t."""
-        return _float(t)
+        return as_float(t)
 
     def tau(self, t: ArrayLike) -> jax.Array:
         """(t / (1 - t))^2."""
-        t = _float(t)
+        t = as_float(t)
         return jnp.square(t / (1.0 - t))
 
     def time(self, tau: ArrayLike) -> jax.Array:
         """1 / (1 + 1 / sqrt(tau)), which is 1 at tau = infinity."""
-        return 1.0 / (1.0 + 1.0 / jnp.sqrt(_float(tau)))
+        return 1.0 / (1.0 + 1.0 / jnp.sqrt(as_float(tau)))
 
     @property
     def tau_max(self) -> float:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdejax.sde.base import SDE, _float
+from sdejax.sde.base import SDE, as_float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +25,11 @@ class VESDE(SDE):
 
     def alpha(self, t: ArrayLike) -> jax.Array:
         """1."""
-        return jnp.ones_like(_float(t))
+        return jnp.ones_like(as_float(t))
 
     def sigma(self, t: ArrayLike) -> jax.Array:
         """sigma_min (sigma_max / sigma_min)^t."""
-        return self.sigma_min * jnp.exp(self._log_range * _float(t))
+        return self.sigma_min * jnp.exp(self._log_range * as_float(t))
 
     def tau(self, t: ArrayLike) -> jax.Array:
         """sigma^2."""
@@ -37,7 +37,7 @@ class VESDE(SDE):
 
     def time(self, tau: ArrayLike) -> jax.Array:
         """log(sqrt(tau) / sigma_min) / log(sigma_max / sigma_min)."""
-        return jnp.maximum(0.5 * jnp.log(_float(tau)) - math.log(self.sigma_min), 0.0) / self._log_range
+        return jnp.maximum(0.5 * jnp.log(as_float(tau)) - math.log(self.sigma_min), 0.0) / self._log_range
 
     @property
     def tau_min(self) -> float:

@@ -10,31 +10,31 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from sdejax.sde.base import SDE, _float
+from sdejax.sde.base import SDE, as_float
 
 
-class _VariancePreserving(SDE):
+class VariancePreserving(SDE):
     """alpha^2 + sigma^2 = 1: what B(t), the integral of beta, is enough for."""
 
     @abc.abstractmethod
-    def _integral(self, t: jax.Array) -> jax.Array:
+    def integral(self, t: jax.Array) -> jax.Array:
         """B(t); the shape of `t`."""
 
     def alpha(self, t: ArrayLike) -> jax.Array:
         """exp(-B / 2)."""
-        return jnp.exp(-0.5 * self._integral(_float(t)))
+        return jnp.exp(-0.5 * self.integral(as_float(t)))
 
     def sigma(self, t: ArrayLike) -> jax.Array:
         """sqrt(1 - exp(-B)), without cancellation at small t."""
-        return jnp.sqrt(-jnp.expm1(-self._integral(_float(t))))
+        return jnp.sqrt(-jnp.expm1(-self.integral(as_float(t))))
 
     def tau(self, t: ArrayLike) -> jax.Array:
         """expm1(B)."""
-        return jnp.expm1(self._integral(_float(t)))
+        return jnp.expm1(self.integral(as_float(t)))
 
 
 @dataclasses.dataclass(frozen=True)
-class VPSDE(_VariancePreserving):
+class VPSDE(VariancePreserving):
     """Variance preserving: alpha^2 + sigma^2 = 1, beta(t) linear from `beta_min` to `beta_max`.
 
     DDPM's process in continuous time (Ho et al. 2020; Song et al. 2021, eq. 11).
@@ -46,12 +46,12 @@ class VPSDE(_VariancePreserving):
     def __post_init__(self) -> None:
         _check_betas(self.beta_min, self.beta_max)
 
-    def _integral(self, t: jax.Array) -> jax.Array:
+    def integral(self, t: jax.Array) -> jax.Array:
         return _beta_integral(self, t)
 
     def time(self, tau: ArrayLike) -> jax.Array:
         """Solves B(t) = log(1 + tau)."""
-        return _beta_time(self, jnp.log1p(_float(tau)))
+        return _beta_time(self, jnp.log1p(as_float(tau)))
 
     @property
     def tau_max(self) -> float:
@@ -60,7 +60,7 @@ class VPSDE(_VariancePreserving):
 
 
 @dataclasses.dataclass(frozen=True)
-class DiscreteVPSDE(_VariancePreserving):
+class DiscreteVPSDE(VariancePreserving):
     """Variance preserving, through the levels of a discrete chain (Ho et al. 2020): level k of n is at t = (k + 1) / n.
 
     There alpha^2 is the product of 1 - betas up to k. Between two levels beta(t) is constant, so B(t) is linear; t = 0
@@ -84,13 +84,13 @@ class DiscreteVPSDE(_VariancePreserving):
         integral = np.concatenate([[0.0], np.cumsum(-np.log1p(-np.asarray(self.betas, np.float64)))])
         return np.linspace(0.0, 1.0, len(integral)), integral
 
-    def _integral(self, t: jax.Array) -> jax.Array:
+    def integral(self, t: jax.Array) -> jax.Array:
         times, integral = self._knots
         return jnp.interp(t, times.astype(t.dtype), integral.astype(t.dtype))
 
     def time(self, tau: ArrayLike) -> jax.Array:
         """Solves B(t) = log(1 + tau)."""
-        tau = _float(tau)
+        tau = as_float(tau)
         times, integral = self._knots
         return jnp.interp(jnp.log1p(tau), integral.astype(tau.dtype), times.astype(tau.dtype))
 
@@ -124,7 +124,7 @@ class SubVPSDE(SDE):
 
     def time(self, tau: ArrayLike) -> jax.Array:
         """Solves 2 sinh(B(t) / 2) = sqrt(tau)."""
-        return _beta_time(self, 2.0 * jnp.arcsinh(0.5 * jnp.sqrt(_float(tau))))
+        return _beta_time(self, 2.0 * jnp.arcsinh(0.5 * jnp.sqrt(as_float(tau))))
 
     @property
     def tau_max(self) -> float:
@@ -134,7 +134,7 @@ class SubVPSDE(SDE):
 
 def _beta_integral(sde: VPSDE | SubVPSDE, t: ArrayLike) -> jax.Array:
     """B(t), the integral of the linear beta from 0 to t."""
-    t = _float(t)
+    t = as_float(t)
     return t * (sde.beta_min + 0.5 * (sde.beta_max - sde.beta_min) * t)
 
 

@@ -4,7 +4,10 @@ import dataclasses
 import difflib
 import functools
 import re
+from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 PAD, EMPTY, UNKNOWN = 0, 1, 2
@@ -43,6 +46,14 @@ class Vocabulary:
         words = sorted({word for caption in split for word in caption})
         return cls(tuple(words), max(1, *(len(caption) for caption in split)))
 
+    def __repr__(self) -> str:
+        return f"Vocabulary({len(self.words)} words, {self.length} of a prompt)"
+
+    @property
+    def prompted(self) -> bool:
+        """True."""
+        return True
+
     @property
     def size(self) -> int:
         """How many tokens there are, the three special ones included."""
@@ -52,20 +63,29 @@ class Vocabulary:
     def _index(self) -> dict[str, int]:
         return {_plain(word): _FIRST_WORD + i for i, word in enumerate(self.words)}
 
-    def encode(self, captions: list[str]) -> np.ndarray:
-        """Captions to tokens (b, length) int32; an empty caption is the token EMPTY, the unconditional model."""
+    def encode(self, prompts: Sequence[str]) -> np.ndarray:
+        """Prompts to tokens (n, length) int32; an empty prompt is the token EMPTY, the unconditional model."""
         index = self._index
-        tokens = np.full((len(captions), self.length), PAD, np.int32)
-        for row, caption in zip(tokens, captions, strict=True):
-            ids = [index.get(_plain(word), UNKNOWN) for word in words_of(caption)][: self.length] or [EMPTY]
+        tokens = np.full((len(prompts), self.length), PAD, np.int32)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            ids = [index.get(_plain(word), UNKNOWN) for word in words_of(prompt)][: self.length] or [EMPTY]
             row[: len(ids)] = ids
         return tokens
 
-    def unknown(self, caption: str) -> dict[str, list[str]]:
-        """The words of `caption` that the model does not know, each with the nearest that it knows."""
+    def unknown(self, prompt: str) -> dict[str, list[str]]:
+        """The words of `prompt` that the model does not know, each with the nearest that it knows."""
         known = self._index
         return {
             word: difflib.get_close_matches(word, self.words, n=3, cutoff=0.5)
-            for word in words_of(caption)
+            for word in words_of(prompt)
             if _plain(word) not in known
         }
+
+    def dropped(self, key: jax.Array, encoded: jax.Array, prompts: float, words: float) -> jax.Array:
+        """Training's tokens (b, length): a share `prompts` of the captions, and `words` of the words, are hidden."""
+        prompt_key, word_key = jax.random.split(key)
+        hidden = jax.random.bernoulli(word_key, words, encoded.shape) & (encoded > UNKNOWN)
+        tokens = jnp.where(hidden, UNKNOWN, encoded)
+        empty = jnp.full_like(tokens, PAD).at[:, 0].set(EMPTY)
+        dropped = jax.random.bernoulli(prompt_key, prompts, tokens.shape[:1])
+        return jnp.where(dropped[:, None], empty, tokens)

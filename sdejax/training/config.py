@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdejax.model.parametrisation import Parametrisation
+from sdejax.model.serialise import (
+    fields_from_json,
+    parametrisation_from_json,
+    parametrisation_to_json,
+    sde_from_json,
+    sde_to_json,
+)
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.sde.rectified_flow import RectifiedFlow
 from sdejax.sde.variance_exploding import VESDE
@@ -16,7 +23,6 @@ from sdejax.training.objective import Objective
 
 if TYPE_CHECKING:
     import optax
-from sdejax.model.serialise import _tuples, sde_from_json, sde_to_json
 
 
 def _check(config: Any, *names: str, least: float, most: float = math.inf) -> None:
@@ -99,6 +105,7 @@ class Config:
     data: str
     validation: str = ""
     captions: bool = False
+    classes: bool = False
     image_column: str = "image"
     caption_column: str = ""
     crop: Literal["center", "random", "stretch"] = "center"
@@ -135,6 +142,8 @@ class Config:
         _check(self, "undecodable", least=0.0, most=1.0)
         if not self.ema or not all(0.0 <= decay < 1.0 for decay in self.ema):
             raise ValueError(f"ema={self.ema}: must be at least one decay, each at least 0 and below 1")
+        if self.captions and self.classes:
+            raise ValueError("captions=True, classes=True: give one of them; a model is told words or a class")
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate={self.accumulate}: must divide the batch, {self.batch}")
 
@@ -169,12 +178,20 @@ def load_config(path: str | Path) -> Config:
 
 def config_to_json(config: Config) -> str:
     """The whole config as readable text, kept beside a run; `sdejax train` takes it."""
-    return json.dumps({**dataclasses.asdict(config), "sde": sde_to_json(config.sde)}, indent=1) + "\n"
+    parts = {"sde": sde_to_json(config.sde), "parametrisation": parametrisation_to_json(config.parametrisation)}
+    return json.dumps({**dataclasses.asdict(config), **parts}, indent=1) + "\n"
 
 
-def config_from_json(data: dict[str, Any]) -> Config:
-    """The inverse of `config_to_json`, once it is parsed."""
-    parts = {"parametrisation": Parametrisation, "objective": Objective, "optimiser": OptimiserConfig}
-    fields = _tuples(data) | {name: part(**data[name]) for name, part in parts.items()}
-    network = NCSNppConfig(**_tuples(data["network"]))
-    return Config(**{**fields, "network": network, "sde": sde_from_json(data["sde"])})
+def config_from_json(data: Any) -> Config:
+    """The inverse of `config_to_json`, once it is parsed.
+
+    **Raises:** `ValueError` for a field or a value that is not known.
+    """
+    if not isinstance(data, dict):
+        raise ValueError("must hold a JSON object")
+    parts = {"network": NCSNppConfig, "objective": Objective, "optimiser": OptimiserConfig}
+    read: dict[str, Any] = {name: fields_from_json(name, data.get(name), part) for name, part in parts.items()}
+    read["sde"] = sde_from_json(data.get("sde"))
+    read["parametrisation"] = parametrisation_from_json(data.get("parametrisation"))
+    plain = {name: value for name, value in data.items() if name not in read}
+    return dataclasses.replace(fields_from_json("config", plain, Config), **read)

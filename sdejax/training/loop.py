@@ -1,6 +1,5 @@
 """The training loop, top to bottom."""
 
-import dataclasses
 import json
 import signal
 import sys
@@ -54,7 +53,7 @@ def run(config: Config, processes: Processes = Processes(), dry_run: bool = Fals
     progress = Progress(setup, notes, console, metrics, processes.timeout)
     position = notes.get("position", 0)  # how many images all processes together have drawn
     stream = batches(
-        setup.images, setup.model.shape, setup.tokens, batch=config.batch, seed=config.seed, flip=config.flip,
+        setup.images, setup.model.shape, setup.conditions, batch=config.batch, seed=config.seed, flip=config.flip,
         crop=config.crop, start=position, process=jax.process_index(), processes=jax.process_count(),
         threads=config.threads, workers=config.workers,
     )  # fmt: skip
@@ -146,7 +145,7 @@ def _save_snapshots(setup: Setup, state: TrainState) -> None:
         params = fetch(ema, setup.mesh)
         if jax.process_index() == 0:
             name = f"snapshot-{decay:g}" if number else "snapshot"
-            save(setup.config.folder / name, dataclasses.replace(setup.model, params=params))
+            save(setup.config.folder / name, setup.model.with_params(params))
 
 
 def _trace(setup: Setup, begins: bool) -> None:

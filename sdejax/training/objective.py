@@ -1,4 +1,17 @@
-"""What training minimises."""
+"""Denoising score matching in continuous time (Song et al. 2021, eq. 7), as pure functions.
+
+With D the denoiser that the network's output means (eq. 6), and tau the noise-to-signal ratio (eq. 2), the loss is
+
+    E_t w(t) E |D(t, x_t) - x0|^2
+
+where the weighting w, up to a constant, is one of
+
+    output      |output - target|^2 as it is
+    noise       1 / tau, the error of the noise                          (Ho et al. 2020, L_simple)
+    likelihood  (dtau/dt) / (2 tau^2), with t uniform: -log p up to a constant  (Song et al. 2021b, theorem 1)
+    edm         1 / tau + 1 / data_std^2                                 (Karras et al. 2022, table 1)
+    min_snr     min(1 / tau, gamma)                                      (Hang et al. 2023, eq. 9)
+"""
 
 import dataclasses
 import math
@@ -6,16 +19,13 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from sdejax.denoiser.prediction import denoised, target
+from sdejax.denoiser.prediction import EDM
+from sdejax.model.networks import Network
 from sdejax.model.parametrisation import Parametrisation
 from sdejax.sde.base import SDE
-from sdejax.text.vocabulary import EMPTY, PAD, UNKNOWN
 
 Weighting = Literal["output", "noise", "likelihood", "edm", "min_snr"]
-
-
 Times = Literal["log_normal", "uniform", "importance"]
 
 
@@ -71,14 +81,12 @@ class Objective:
         """What |output - target|^2 is multiplied by at `times` (b,), the density of importance sampling included."""
         tau, slope = jax.jvp(sde.tau, (times,), (jnp.ones_like(times),))
         # D is affine in the output: |D - x0|^2 = scale^2 |output - target|^2.
-        scale = denoised(
-            parametrisation.prediction, sde, times, jnp.zeros_like(tau), jnp.ones_like(tau), parametrisation.data_std
-        )
+        scale = parametrisation.denoised(sde, times, jnp.zeros_like(tau), jnp.ones_like(tau))
         of_denoiser = {
             "output": 1.0 / jnp.square(scale),
             "noise": 1.0 / tau,
             "likelihood": 0.5 * slope / jnp.square(tau),
-            "edm": 1.0 / tau + 1.0 / parametrisation.data_std**2,
+            "edm": 1.0 / tau + 1.0 / _data_std(parametrisation) ** 2,
             "min_snr": jnp.minimum(1.0 / tau, self.gamma),
         }[self.weighting]
         weights = of_denoiser * jnp.square(scale)
@@ -92,30 +100,24 @@ def _time_range(sde: SDE) -> tuple[jax.Array, jax.Array]:
     return sde.time(sde.tau_min), sde.time(sde.tau_max)
 
 
+def _data_std(parametrisation: Parametrisation) -> float:
+    """The standard deviation of the data that EDM's weighting needs: EDM's own, or its usual 0.5."""
+    prediction = parametrisation.prediction
+    return prediction.data_std if isinstance(prediction, EDM) else EDM().data_std
+
+
 def score_matching_loss(
-    graph: Any,
+    network: Network,
     sde: SDE,
     parametrisation: Parametrisation,
-    params: Any,
     times: jax.Array,
     noise: jax.Array,
     images: jax.Array,
-    tokens: jax.Array | None,
+    condition: Any,
     dropout_key: jax.Array | None,
 ) -> jax.Array:
     """The unweighted loss of each image, (b,): the mean squared error of the output at `times` (b,) under `noise`."""
-    network = nnx.merge(graph, params)
     x = sde.perturb(times, images, noise)
-    output = parametrisation.evaluate(network, sde, times, x, tokens, dropout_key)
-    wanted = target(parametrisation.prediction, sde, times, images, noise, parametrisation.data_std)
-    return jnp.mean(jnp.square(output - wanted), axis=(1, 2, 3))
-
-
-def drop_text(key: jax.Array, tokens: jax.Array, objective: Objective) -> jax.Array:
-    """Hide whole captions and single words of tokens (b, words) at the objective's rates."""
-    caption_key, word_key = jax.random.split(key)
-    hidden = jax.random.bernoulli(word_key, objective.word_dropout, tokens.shape) & (tokens > UNKNOWN)
-    tokens = jnp.where(hidden, UNKNOWN, tokens)
-    empty = jnp.full_like(tokens, PAD).at[:, 0].set(EMPTY)
-    dropped = jax.random.bernoulli(caption_key, objective.caption_dropout, tokens.shape[:1])
-    return jnp.where(dropped[:, None], empty, tokens)
+    output = parametrisation.evaluate(network, sde, times, x, condition, dropout_key)
+    wanted = parametrisation.target(sde, times, images, noise)
+    return jnp.mean(jnp.square(output - wanted), axis=tuple(range(1, images.ndim)))

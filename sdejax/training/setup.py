@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sdejax.model.conditioners import ClassLabels, Unconditional
 from sdejax.model.model import Model
 from sdejax.pretrained.load import load as load_model
 from sdejax.runtime.sharding import images_sharding, join, place, state_shardings, train_mesh
@@ -22,12 +23,16 @@ from sdejax.training.validation import Validation, whole_rows
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """What a run works with. `tokens` (n, words) are the images' captions, `abstract` is the state's layout."""
+    """What a run works with.
+
+    `conditions` (n, ...) are what the model's conditioner made of the images' captions or classes, or None. `abstract`
+    is the state's layout.
+    """
 
     config: Config
     mesh: Mesh
     images: Images
-    tokens: np.ndarray | None
+    conditions: np.ndarray | None
     held_out: Images | None
     model: Model
     step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -41,20 +46,21 @@ class Setup:
 
     def inputs(self, batch: dict[str, np.ndarray]) -> tuple[jax.Array, jax.Array | None]:
         """A batch of this process as the step's arguments, joined with those of the others."""
-        tokens = batch.get("tokens")
-        return join(batch["image"], self.mesh), None if tokens is None else join(tokens, self.mesh)
+        conditions = batch.get("condition")
+        return join(batch["image"], self.mesh), None if conditions is None else join(conditions, self.mesh)
 
     def abstract_inputs(self) -> tuple[Any, Any]:
         """The shapes of `inputs`."""
         sharding, batch = images_sharding(self.mesh), self.config.batch
-        tokens = None
-        if self.tokens is not None:
-            tokens = jax.ShapeDtypeStruct((batch, self.tokens.shape[1]), self.tokens.dtype, sharding=sharding)
-        return jax.ShapeDtypeStruct((batch, *self.model.shape), np.uint8, sharding=sharding), tokens
+        conditions = None
+        if self.conditions is not None:
+            shape = (batch, *self.conditions.shape[1:])
+            conditions = jax.ShapeDtypeStruct(shape, self.conditions.dtype, sharding=sharding)
+        return jax.ShapeDtypeStruct((batch, *self.model.shape), np.uint8, sharding=sharding), conditions
 
     def prompts(self) -> list[str] | None:
         """Captions for sample sheets, of held-out images where there are any."""
-        if self.model.vocabulary is None:
+        if not self.model.conditioner.prompted:
             return None
         return list((self.held_out or self.images).captions)
 
@@ -73,20 +79,26 @@ def _init(config: Config, params: Any) -> TrainState:
 
 
 def _fresh(config: Config, images: Images) -> Model:
-    """A model with fresh parameters, whose words are those of the images' captions."""
-    network, vocabulary = config.network, None
+    """A model with fresh parameters, whose words are those of the images' captions, or whose classes are theirs."""
+    network, conditioner = config.network, Unconditional()
     if config.captions:
-        vocabulary = Vocabulary.of(list(images.captions))
-        network = dataclasses.replace(network, vocabulary=vocabulary.size, words=vocabulary.length)
-    return Model.create(network, config.sde, config.parametrisation, config.seed, vocabulary)
+        conditioner = Vocabulary.of(list(images.captions))
+        network = dataclasses.replace(network, vocabulary=conditioner.size, words=conditioner.length)
+    elif config.classes:
+        conditioner = ClassLabels(tuple(sorted(set(map(str, images.captions)))))
+        network = dataclasses.replace(network, classes=conditioner.size)
+    return Model.create(network, config.sde, config.parametrisation, config.seed, conditioner)
 
 
 def _started(config: Config) -> Model:
     """The model that the run goes on from."""
     model = load_model(config.start)
-    if config.captions != (model.vocabulary is not None):
-        reads = "reads no text" if config.captions else "reads text"
-        raise ValueError(f"start={config.start!r}: {reads}, and captions={config.captions}; they must agree")
+    for name, kind in (("captions", Vocabulary), ("classes", ClassLabels)):
+        if getattr(config, name) != isinstance(model.conditioner, kind):
+            told = type(model.conditioner).__name__
+            raise ValueError(
+                f"start={config.start!r}: is told {told}, and {name}={getattr(config, name)}; they must agree"
+            )
     return model
 
 
@@ -109,10 +121,10 @@ def set_up(config: Config) -> Setup:
     )
     images, held_out = opened(config.data), opened(config.validation) if config.validation else None
     model = _started(config) if config.start else _fresh(config, images)
-    tokens = None if model.vocabulary is None else model.vocabulary.encode(list(images.captions))
+    conditions = model.conditioner.encode(list(images.captions)) if model.conditioner.prompted else None
+    optimiser = config.optimiser.make(config.steps)
     step = make_train_step(
-        model.graph, model.sde, model.parametrisation, config.objective, config.optimiser.make(config.steps),
-        config.ema, config.seed, accumulate=config.accumulate, mesh=mesh,
-    )  # fmt: skip
-    abstract = abstract_state(model.params, config.optimiser.make(config.steps), len(config.ema), mesh)
-    return Setup(config, mesh, images, tokens, held_out, model, step, abstract)
+        model, config.objective, optimiser, config.ema, config.seed, accumulate=config.accumulate, mesh=mesh
+    )
+    abstract = abstract_state(model.params, optimiser, len(config.ema), mesh)
+    return Setup(config, mesh, images, conditions, held_out, model, step, abstract)

@@ -1,17 +1,4 @@
-"""Denoising score matching in continuous time (Song et al. 2021, eq. 7), as pure functions.
-
-With D the denoiser that the network's output means (eq. 6), and tau the noise-to-signal ratio (eq. 2), the loss is
-
-    E_t w(t) E |D(t, x_t) - x0|^2
-
-where the weighting w, up to a constant, is one of
-
-    output      |output - target|^2 as it is
-    noise       1 / tau, the error of the noise                          (Ho et al. 2020, L_simple)
-    likelihood  (dtau/dt) / (2 tau^2), with t uniform: -log p up to a constant  (Song et al. 2021b, theorem 1)
-    edm         1 / tau + 1 / data_std^2                                 (Karras et al. 2022, table 1)
-    min_snr     min(1 / tau, gamma)                                      (Hang et al. 2023, eq. 9)
-"""
+"""One training step, as a pure function of the state."""
 
 import dataclasses
 from collections.abc import Callable
@@ -22,11 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from sdejax.model.parametrisation import Parametrisation
+from sdejax.model.model import Model
+from sdejax.model.networks import FlaxNetwork
 from sdejax.runtime.jit import jit
 from sdejax.runtime.sharding import constrain_images, constrain_state, replicate, state_shardings
-from sdejax.sde.base import SDE
-from sdejax.training.objective import Objective, drop_text, score_matching_loss
+from sdejax.training.objective import Objective, score_matching_loss
 
 
 @jax.tree_util.register_dataclass
@@ -64,9 +51,7 @@ def abstract_state(params: Any, optimiser: optax.GradientTransformation, average
 
 
 def make_train_step(
-    graph: Any,
-    sde: SDE,
-    parametrisation: Parametrisation,
+    model: Model,
     objective: Objective,
     optimiser: optax.GradientTransformation,
     ema_decay: float | tuple[float, ...],
@@ -74,8 +59,12 @@ def make_train_step(
     *,
     accumulate: int = 1,
     mesh: Mesh | None = None,
-) -> Callable[[TrainState, jax.Array, jax.Array | None], tuple[TrainState, dict[str, jax.Array]]]:
-    """One jitted update: (state, images, tokens (b, words) or None) -> (state, metrics).
+) -> Callable[[TrainState, jax.Array, Any], tuple[TrainState, dict[str, jax.Array]]]:
+    """One jitted update: (state, images, conditions) -> (state, metrics).
+
+    Of `model` the parameters are not used: they are in the state. `conditions` (b, ...) are what its conditioner made
+    of the images' prompts, or None.
+
 
     Images are (b, h, w, c), float in [-1, 1] or uint8. The state's buffers are donated. All randomness comes from
     (seed, step), so a resumed run repeats it, and is laid out by the image's place in the batch, so any number of
@@ -87,26 +76,27 @@ def make_train_step(
     A step whose loss or gradient is not finite changes nothing but the counts in the state; `metrics` has the loss,
     the gradient's norm, and these counts.
     """
+    config, sde = model.config, model.sde
+    parametrisation, conditioner = model.parametrisation, model.conditioner
     decays = ema_decay if isinstance(ema_decay, tuple) else (ema_decay,)
 
     def mean_loss(params, key, batch):
-        times, noise, images, tokens = batch
-        whole = replicate(params, mesh)
-        losses = score_matching_loss(graph, sde, parametrisation, whole, times, noise, images, tokens, key)
+        times, noise, images, conditions = batch
+        network = FlaxNetwork(config, replicate(params, mesh))
+        losses = score_matching_loss(network, sde, parametrisation, times, noise, images, conditions, key)
         return jnp.mean(objective.weights(sde, parametrisation, times) * losses)
 
-    def update(
-        state: TrainState, images: jax.Array, tokens: jax.Array | None
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
+    def update(state: TrainState, images: jax.Array, conditions: Any) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        time_key, noise_key, text_key, dropout_key = jax.random.split(key, 4)
+        time_key, noise_key, condition_key, dropout_key = jax.random.split(key, 4)
         if images.dtype == jnp.uint8:
             images = images.astype(jnp.float32) / 127.5 - 1.0
         times = objective.sample_times(time_key, sde, images.shape[0])
         noise = jax.random.normal(noise_key, images.shape)
-        if tokens is not None:
-            tokens = drop_text(text_key, tokens, objective)
-        batch = constrain_images((times, noise, images, tokens), mesh)
+        if conditions is not None:
+            rates = (objective.caption_dropout, objective.word_dropout)
+            conditions = conditioner.dropped(condition_key, conditions, *rates)
+        batch = constrain_images((times, noise, images, conditions), mesh)
         loss, gradient = _accumulated(jax.value_and_grad(mean_loss), state.params, dropout_key, batch, accumulate)
         gradient = constrain_state(gradient, mesh)
         norm = optax.tree.norm(gradient)

@@ -50,8 +50,8 @@ class Validation:
 
     def loss(self, params: Any) -> dict[str, float]:
         """E |D - x0|^2 per value, by noise level; the same noise each time."""
-        captions = self.captions if self.model.vocabulary is not None else None
-        denoiser = quiet_denoiser(dataclasses.replace(self.model, params=params), captions)
+        captions = self.captions if self.model.conditioner.prompted else None
+        denoiser = quiet_denoiser(self.model.with_params(params), captions)
         sharding, losses = images_sharding(self.mesh), {}
         images = place(self.images, sharding)
         for i, level in enumerate(LEVELS):
@@ -85,7 +85,7 @@ def sample_sheet(
     texts = None if prompts is None else [prompts[i * len(prompts) // count] for i in range(count)]
     rows = []
     for params in trees:
-        denoiser = quiet_denoiser(dataclasses.replace(model, params=params), texts, guidance)
+        denoiser = quiet_denoiser(model.with_params(params), texts, guidance)
         drawn = sample(denoiser, model.sde, keys, model.shape, sampler=Sampler(steps=20))
         rows.extend(to_image(image) for image in fetch(drawn, mesh))
     return contact_sheet(rows, columns=count, scale=1 if model.shape[0] > 64 else 2)

@@ -38,6 +38,7 @@ class NCSNppConfig:
       frequency set by `frequency_shift`) or by random Fourier features of `fourier_scale`.
     - `scale_by_sigma`: divide the output by exp(label), where the label is the logarithm of the noise level.
     - `vocabulary`, `words`, `text_width`: the text encoder (0 words: no text).
+    - `classes`: how many classes the network is told apart, that of no class included (0: none).
 
     **Computation:** `dropout`; `dtype` of the inner activations; `remat` computes the blocks again for the gradient
     rather than keep their insides: a third more time for much less memory.
@@ -74,6 +75,7 @@ class NCSNppConfig:
     vocabulary: int = 0
     words: int = 0
     text_width: int = 128
+    classes: int = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
 
@@ -90,6 +92,8 @@ class NCSNppConfig:
             raise ValueError(f"dropout={self.dropout}: must be at least 0 and below 1")
         if self.words and not self.conditional:
             raise ValueError(f"words={self.words}, conditional=False: a network with text is conditional")
+        if self.classes and (self.words or not self.conditional):
+            raise ValueError(f"classes={self.classes}: a network with classes is conditional and has no text")
 
     @property
     def embedding_width(self) -> int:

@@ -7,7 +7,6 @@ downsampled, to each level; progressive output sums what each level adds to it. 
 twice: their mean vector is added to the time embedding, and the pixels attend to their words.
 """
 
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,12 +16,11 @@ from flax import nnx
 
 from sdejax.nn.attention import Attention, skip_sum
 from sdejax.nn.embedding import FourierEmbedding, PositionalEmbedding
-from sdejax.nn.layers import Conv, Dense, GroupNorm, parameter_keys, swish
+from sdejax.nn.layers import Conv, Dense, GroupNorm, swish
 from sdejax.nn.ncsnpp.blocks import ResidualBlock
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_patches, to_patches, upsample
 from sdejax.nn.text_encoders.words import TextEncoder
-from sdejax.runtime.program_cache import kept_programs
 
 
 class _Builder:
@@ -105,6 +103,8 @@ class NCSNpp(nnx.Module):
             # A vector per image: in float32 it costs nothing, and in bfloat16 every block would take its error.
             self.embed0 = Dense(width, config.embedding_width, jnp.float32, rngs)
             self.embed1 = Dense(config.embedding_width, config.embedding_width, jnp.float32, rngs)
+        if config.classes:
+            self.classes = nnx.Embed(config.classes, config.embedding_width, rngs=rngs)
         if config.words:
             self.text = TextEncoder(config.vocabulary, config.words, config.text_width, 4, dtype, rngs)
             self.text_embed = Dense(config.text_width, config.embedding_width, dtype, rngs)
@@ -171,11 +171,14 @@ class NCSNpp(nnx.Module):
             self.norm_out, self.conv_out = make.output(channels, image, jnp.float32)
 
     def __call__(
-        self, x: jax.Array, label: jax.Array, tokens: jax.Array | None = None, key: jax.Array | None = None
+        self, x: jax.Array, label: jax.Array, condition: jax.Array | None = None, key: jax.Array | None = None
     ) -> jax.Array:
-        """x (b, h, w, c), label (b,), tokens (b, words) or None, dropout key or None -> (b, h, w, c)."""
+        """x (b, h, w, c), label (b,) -> (b, h, w, c).
+
+        `condition` are tokens (b, words) or class numbers (b,), if the network has either; `key` is for dropout.
+        """
         config = self.config
-        embedding, text = self._embed(label, tokens)
+        embedding, text = self._embed(label, condition)
         keys = _keys(key)
 
         def call(block: ResidualBlock, h: jax.Array) -> jax.Array:
@@ -223,16 +226,19 @@ class NCSNpp(nnx.Module):
         output = from_patches(output, config.patch)
         return output * jnp.exp(-label)[:, None, None, None] if config.scale_by_sigma else output
 
-    def _embed(self, label: jax.Array, tokens: jax.Array | None) -> tuple[jax.Array | None, Any]:
+    def _embed(self, label: jax.Array, condition: jax.Array | None) -> tuple[jax.Array | None, Any]:
         """The vector that conditions the blocks, and the caption's words with their mask."""
         config = self.config
         if not config.conditional:
             return None, None
         label = self.label(label)
         embedding, text = self.embed1(swish(self.embed0(label))), None
+        if config.classes:
+            assert condition is not None, "a network with classes needs their numbers"
+            embedding = embedding + self.classes(condition)
         if config.words:
-            assert tokens is not None, "a network with text needs tokens"
-            words, pooled, mask = self.text(tokens)
+            assert condition is not None, "a network with text needs tokens"
+            words, pooled, mask = self.text(condition)
             embedding, text = embedding + self.text_embed(pooled), (words, mask)
         return swish(embedding), text
 
@@ -260,17 +266,6 @@ class NCSNpp(nnx.Module):
             h = skip_sum(level["output"](output), h, config.rescale)
             return h, h
         return h, None
-
-
-@functools.lru_cache(maxsize=32)
-def structure(config: NCSNppConfig) -> tuple[Any, Any]:
-    """The network's graph, and its parameters' shapes in place of the parameters: costs no memory."""
-
-    def make() -> tuple[Any, Any]:
-        return nnx.split(nnx.eval_shape(lambda: NCSNpp(config, parameter_keys(jax.random.key(0)))))
-
-    programs = kept_programs()
-    return programs.remembered("structure", repr(config), make) if programs else make()
 
 
 def _out(norm: GroupNorm, conv: Conv, h: jax.Array) -> jax.Array:

@@ -18,7 +18,6 @@ _FIXED = {
     "resnet_time_scale_shift": "default",
     "add_attention": True,
     "class_embed_type": None,
-    "num_class_embeds": None,
     "time_embedding_dim": None,
 }
 _DEFAULTS: dict[str, Any] = {
@@ -39,6 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "attention_head_dim": 8,
     "norm_num_groups": 32,
     "norm_eps": 1e-5,
+    "num_class_embeds": None,
 }
 _PLAIN = ("DownBlock2D", "AttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D")
 _SKIP = ("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D")
@@ -97,6 +97,7 @@ def from_json(description: dict[str, Any]) -> tuple[NCSNppConfig, bool]:
         frequency_shift=1 if fourier else d["freq_shift"],
         scale_by_sigma=fourier,
         dropout=d["dropout"],
+        classes=d["num_class_embeds"] or 0,
     )
     return config, bool(d["flip_sin_to_cos"]) and not fourier
 
@@ -149,6 +150,7 @@ def to_json(config: NCSNppConfig, centred: bool) -> dict[str, Any]:
         "attention_head_dim": config.head_width,
         "norm_num_groups": config.groups or (None if skip else 32),
         "norm_eps": config.epsilon,
+        "num_class_embeds": config.classes or None,
         **_FIXED,
     }
     if config.head_width is None and config.heads != 1:
@@ -180,6 +182,8 @@ def entries(config: NCSNppConfig) -> Iterator[Entry]:
         yield Entry("label.frequencies", "time_proj.weight", "vector")
     yield Entry("embed0", "time_embedding.linear_1", "dense")
     yield Entry("embed1", "time_embedding.linear_2", "dense")
+    if config.classes:
+        yield Entry("classes.embedding", "class_embedding.weight", "table")
     yield Entry("conv_in", "conv_in", "conv")
     levels = config.levels()
     channels = config.channels
