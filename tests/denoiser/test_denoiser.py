@@ -7,7 +7,16 @@ import pytest
 
 from sdejax.denoiser.exact import DatasetDenoiser, GaussianDenoiser, MixtureDenoiser
 from sdejax.denoiser.guidance import GuidedDenoiser
-from sdejax.denoiser.prediction import denoised, target
+from sdejax.denoiser.prediction import (
+    EDM,
+    PredictCleanImage,
+    PredictDisplacement,
+    PredictNoise,
+    PredictScaledScore,
+    PredictScore,
+    PredictV,
+    PredictVelocity,
+)
 from sdejax.denoiser.protocol import score
 from sdejax.pytrees import PerImage, split_per_image
 from sdejax.sde.rectified_flow import RectifiedFlow
@@ -35,11 +44,17 @@ def mixture_density(x):
     return np.sum(WEIGHTS / STDS * np.exp(-0.5 * ((x - MEANS) / STDS) ** 2), -1) / np.sqrt(2.0 * np.pi)
 
 
-@pytest.mark.parametrize("prediction", ["noise", "x0", "v", "velocity", "edm"])
+PREDICTIONS = [
+    PredictNoise(), PredictCleanImage(), PredictV(), PredictVelocity(), PredictDisplacement(), EDM(0.5), PredictScore(),
+    PredictScaledScore(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS, ids=lambda prediction: type(prediction).__name__)
 def test_target_and_denoised_are_inverse(sde, prediction):
     x0, noise = pairs(len(TIMES))
-    output = target(prediction, sde, TIMES, x0, noise, scale=0.5)
-    back = denoised(prediction, sde, TIMES, sde.perturb(TIMES, x0, noise), output, scale=0.5)
+    output = prediction.target(sde, TIMES, x0, noise)
+    back = prediction.denoised(sde, TIMES, sde.perturb(TIMES, x0, noise), output)
     # float32 through a division by alpha = 0.08; a wrong sign, or edm's scale left out of one side, is off by 0.1
     # and more.
     np.testing.assert_allclose(back, x0, atol=1e-4)
@@ -51,11 +66,11 @@ def test_targets_are_the_published_ones():
     t = TIMES[:, None, None]
     # The velocity of the straight line is its slope in t; x0 - noise is the line run backwards.
     slope = (sde.perturb(TIMES + 0.01, x0, noise) - sde.perturb(TIMES - 0.01, x0, noise)) / 0.02
-    np.testing.assert_allclose(target("velocity", sde, TIMES, x0, noise), slope, atol=1e-3)
+    np.testing.assert_allclose(PredictVelocity().target(sde, TIMES, x0, noise), slope, atol=1e-3)
     angle_cos, angle_sin = (1.0 - t) / jnp.hypot(1.0 - t, t), t / jnp.hypot(1.0 - t, t)
     # v = cos e - sin x0, to float32; v of an alpha and sigma that are not scaled to a circle is off by 30%.
     np.testing.assert_allclose(
-        target("v", sde, TIMES, x0, noise), angle_cos * noise - angle_sin * x0, rtol=1e-4, atol=1e-5
+        PredictV().target(sde, TIMES, x0, noise), angle_cos * noise - angle_sin * x0, rtol=1e-4, atol=1e-5
     )
 
 
@@ -63,19 +78,19 @@ def test_edm_targets_have_unit_variance_and_output_0_is_the_best_linear_guess(sd
     count, scale = 20000, 0.5
     x0, noise = pairs(count, ())
     for t in (0.1, 0.4, 0.8):
-        output = target("edm", sde, t, scale * x0, noise, scale=scale)
+        output = EDM(scale).target(sde, t, scale * x0, noise)
         # 5 standard errors, 2.5% each; the scalings of unit data leave a variance of 0.3 to 3.
         assert abs(float(output.var()) - 1.0) < 5.0 * (2.0 / count) ** 0.5
         x = sde.perturb(t, scale * x0, noise)
-        guess = denoised("edm", sde, t, x, jnp.zeros_like(x), scale=scale)
+        guess = EDM(scale).denoised(sde, t, x, jnp.zeros_like(x))
         # float32; c_skip without its alpha is off by 1 / alpha.
         np.testing.assert_allclose(guess, GaussianDenoiser(sde, 0.0, scale)(t, x), rtol=1e-4, atol=1e-6)
 
 
 def test_velocity_and_v_have_no_division_by_alpha_at_pure_noise():
     x = jnp.ones((1, 2))
-    for prediction in ("velocity", "v", "edm", "x0"):
-        assert bool(jnp.all(jnp.isfinite(denoised(prediction, RectifiedFlow(), 1.0, x, x))))
+    for prediction in (PredictVelocity(), PredictDisplacement(), PredictV(), EDM(), PredictCleanImage()):
+        assert bool(jnp.all(jnp.isfinite(prediction.denoised(RectifiedFlow(), 1.0, x, x))))
 
 
 def test_the_gaussian_denoiser_is_the_posterior_mean(sde):

@@ -55,7 +55,7 @@ def test_images_of_the_model_are_realistic_and_both_flat_and_rough_ones_are_not(
     """
     sde = VPSDE()
     denoiser = sj.GaussianDenoiser(sde, M, S)
-    realism = calibrate(denoiser, sde, KEYS, SHAPE, sampler=Sampler(40))
+    realism = calibrate(denoiser, sde, KEYS, SHAPE, sampler=Sampler(40, "log_snr"))
 
     def of(images):
         return realism(np.asarray(denoising_errors(denoiser, sde, images, sj.keys(range(500, 500 + len(images))))))

@@ -56,7 +56,7 @@ def test_flow_edit_is_the_papers_loop(redraws):
             slopes.append((y - target(t, y)) / t - (z - source(t, z)) / t)
         flow = flow + (after - t) * sum(slopes) / redraws
     edited = sj.flow_edit(
-        source, target, sde, IMAGE, KEYS, strength=strength, steps=STEPS, grid="time", redraws=redraws
+        source, target, sde, IMAGE, KEYS, strength=strength, sampler=sj.Sampler(STEPS, "time"), redraws=redraws
     )
     # float32, and the path's values; noise kept from step to step, or one draw for all, is off by 0.1.
     np.testing.assert_allclose(edited, flow, atol=2e-3)
@@ -82,7 +82,7 @@ def test_the_noises_of_the_images_path_move_the_targets_state(sde, method):
     2e-3 is float32 at noise level 9 to 25. Noises of the target's own, or a path drawn the other way, are off by 0.1.
     """
     source, target, strength = mixture(sde, 1), mixture(sde, 2), 0.8
-    times = np.asarray(Sampler(STEPS).times(sde, jnp.float32(strength)))
+    times = np.asarray(Sampler(STEPS, "log_snr").times(sde, jnp.float32(strength)))
     units = draws(sde, times)
     z = [sde.alpha(times[0]) * IMAGE + sde.sigma(times[0]) * units[0]]
     for t, after, unit in zip(times[:-1], times[1:], units[1:], strict=True):
@@ -100,7 +100,9 @@ def test_the_noises_of_the_images_path_move_the_targets_state(sde, method):
     result = target(times[-1], y) + IMAGE - source(times[-1], z[-1])
     edit = sj.cycle_diffusion if method == "cycle diffusion" else sj.edit_friendly_inversion
     np.testing.assert_allclose(
-        edit(source, target, sde, IMAGE, KEYS, strength=strength, steps=STEPS), result, atol=2e-3
+        edit(source, target, sde, IMAGE, KEYS, strength=strength, sampler=sj.Sampler(STEPS, "log_snr")),
+        result,
+        atol=2e-3,
     )
 
 
@@ -108,8 +110,10 @@ def test_the_noises_of_the_images_path_move_the_targets_state(sde, method):
 def test_cycle_diffusion_is_sync_sde_of_first_order(sde):
     """Where theory says so (eq. 14), to the last bit; the default, of second order, is another solution by 0.01."""
     source, target = mixture(sde, 1), mixture(sde, 2)
-    cycle = sj.cycle_diffusion(source, target, sde, IMAGE, KEYS, strength=0.7, steps=STEPS)
-    sync = sj.sync_sde(source, target, sde, IMAGE, KEYS, strength=0.7, sampler=Sampler(STEPS, solver=Exponential(1)))
+    cycle = sj.cycle_diffusion(source, target, sde, IMAGE, KEYS, strength=0.7, sampler=sj.Sampler(STEPS, "log_snr"))
+    sync = sj.sync_sde(
+        source, target, sde, IMAGE, KEYS, strength=0.7, sampler=Sampler(STEPS, "log_snr", solver=Exponential(1))
+    )
     np.testing.assert_array_equal(cycle, sync)
-    second = sj.sync_sde(source, target, sde, IMAGE, KEYS, strength=0.7, sampler=Sampler(STEPS))
+    second = sj.sync_sde(source, target, sde, IMAGE, KEYS, strength=0.7, sampler=Sampler(STEPS, "log_snr"))
     assert np.abs(second - cycle).max() > 0.01

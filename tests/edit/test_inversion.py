@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,7 +52,7 @@ def test_between_gaussians_the_edit_is_the_closed_form(sde, method):
     flow on both ways, a sign, or a start from SDEdit's noise is off by 0.1; noise without its process's scale by more.
     """
     mask = jnp.ones(SHAPE[:2]).at[0].set(0.6)
-    edited = EDITORS[method](*pair(sde), sde, IMAGE, KEYS, strength=0.8, mask=mask, steps=400)
+    edited = EDITORS[method](*pair(sde), sde, IMAGE, KEYS, strength=0.8, mask=mask, sampler=sj.Sampler(400, "log_snr"))
     for row, share, atol in ((1, 1.0, 0.025 if method == "ode" else 1e-3), (0, 0.6, 0.025)):
         expected = np.broadcast_to(closed_form(sde, 0.8, share)[:, row], edited[:, row].shape)
         np.testing.assert_allclose(edited[:, row], expected, atol=atol)
@@ -67,7 +68,8 @@ def test_an_inversion_returns_its_image_with_its_order(method, order):
     model = mixture(sde, 1)
     image = model.means[:1] + 0.2 * jax.random.normal(jax.random.key(5), (1, *SHAPE))
     edits = [
-        EDITORS[method](model, model, sde, image, KEYS, strength=0.6, steps=steps, grid="time") for steps in counts
+        EDITORS[method](model, model, sde, image, KEYS, strength=0.6, sampler=sj.Sampler(steps, "time"))
+        for steps in counts
     ]
     errors = [float(jnp.max(jnp.abs(edit - image))) for edit in edits]
     assert abs(-np.polyfit(np.log(counts), np.log(errors), 1)[0] - order) < 0.15, errors
@@ -96,7 +98,7 @@ def test_rf_inversion_is_the_papers_two_loops():
         free = velocity(target, t, y)
         pull = eta if number < 0.25 * steps else 0.0
         y = y + (after - t) * (free + pull * ((y - IMAGE) / t - free))
-    edited = sj.rf_inversion(source, target, sde, IMAGE, KEYS, steps=steps, grid="time", gamma=gamma, eta=eta)
+    edited = sj.rf_inversion(source, target, sde, IMAGE, KEYS, sampler=sj.Sampler(steps, "time"), gamma=gamma, eta=eta)
     np.testing.assert_allclose(edited, y, atol=2e-4)
 
 
@@ -110,12 +112,21 @@ def test_the_limits_of_rf_inversion(sde):
 
     def edit(gamma, eta, controlled):
         return sj.rf_inversion(
-            source, target, sde, IMAGE, KEYS, strength=0.8, steps=12, gamma=gamma, eta=eta, controlled=controlled
+            source,
+            target,
+            sde,
+            IMAGE,
+            KEYS,
+            strength=0.8,
+            sampler=sj.Sampler(12, "log_snr"),
+            gamma=gamma,
+            eta=eta,
+            controlled=controlled,
         )
 
-    inverted = sj.ode_inversion(source, target, sde, IMAGE, KEYS, strength=0.8, steps=12)
+    inverted = sj.ode_inversion(source, target, sde, IMAGE, KEYS, strength=0.8, sampler=sj.Sampler(12, "log_snr"))
     np.testing.assert_allclose(edit(0.0, 0.9, 0.0), inverted, atol=1e-5)
-    sampler = Sampler(12, solver=Exponential(1), stochasticity=0.0)
+    sampler = Sampler(12, "log_snr", solver=Exponential(1), stochasticity=0.0)
     noised = sj.sdedit(target, sde, IMAGE, KEYS, strength=0.8, sampler=sampler)
     np.testing.assert_allclose(edit(1.0, 0.0, 1.0), noised, atol=1e-3)
     returned = edit(0.5, 1.0, 1.0)
@@ -127,7 +138,11 @@ def test_the_limits_of_rf_inversion(sde):
 def test_a_masked_pixel_is_the_image_bit_for_bit(sde, method):
     inside = np.zeros(SHAPE[:2], bool)
     inside[1:3, 1:3] = True
-    edited = np.asarray(EDITORS[method](mixture(sde, 1), mixture(sde, 2), sde, IMAGE, KEYS, mask=inside, steps=10))
+    edited = np.asarray(
+        EDITORS[method](
+            mixture(sde, 1), mixture(sde, 2), sde, IMAGE, KEYS, mask=inside, sampler=sj.Sampler(10, "log_snr")
+        )
+    )
     expected = np.broadcast_to(IMAGE, edited.shape)
     np.testing.assert_array_equal(edited[:, ~inside], expected[:, ~inside])
     assert np.min(np.abs(edited - expected)[:, inside].max(axis=(1, 2))) > 0.05
@@ -137,7 +152,9 @@ def test_another_strength_or_pull_compiles_nothing(compilations):
     sde = VPSDE()
 
     def edit(strength, gamma, steps=7):
-        return sj.rf_inversion(*pair(sde), sde, IMAGE, KEYS, strength=strength, gamma=gamma, steps=steps)
+        return sj.rf_inversion(
+            *pair(sde), sde, IMAGE, KEYS, strength=strength, gamma=gamma, sampler=sj.Sampler(steps, "log_snr")
+        )
 
     compilations(lambda: edit(0.5, 0.5))
     assert compilations(lambda: edit(0.9, 0.2)) == 0
@@ -147,7 +164,8 @@ def test_another_strength_or_pull_compiles_nothing(compilations):
 @pytest.mark.parametrize(
     ("given", "said"),
     [({"gamma": 1.5}, "gamma=1.5"), ({"eta": -0.1}, "eta=-0.1"), ({"controlled": float("nan")}, "controlled=nan"),
-     ({"strength": 0.0}, "strength=0.0"), ({"steps": 0}, "steps=0"), ({"grid": "even"}, "grid='even'")],
+     ({"strength": 0.0}, "strength=0.0"), ({"sampler": sj.Sampler(solver=diffrax.Heun())}, "sampler solver=Diffrax"),
+     ({"sampler": sj.Sampler(stochasticity=0.5)}, "sampler stochasticity=0.5")],
 )  # fmt: skip
 def test_what_is_outside_its_range_is_refused_by_name_and_value(given, said):
     sde = VPSDE()

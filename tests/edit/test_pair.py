@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sdejax as sj
-from sdejax.edit.pair import Coupling
+from sdejax.edit.coupling import Correlated, Coupling, Independent, Reflection, Resampled, Synchronous
 from sdejax.sde.variance_preserving import VPSDE
 from sdejax.solvers.sampler import Sampler
 
@@ -17,7 +17,7 @@ SHAPE = (4, 4, 3)
 KEYS = sj.keys(range(512))
 IMAGE = jax.random.uniform(jax.random.key(0), (1, *SHAPE), minval=-1.0)
 SDE = VPSDE()
-FAST = Sampler(steps=10)
+FAST = Sampler(10, "log_snr")
 
 
 def pair(sde):
@@ -49,7 +49,7 @@ def test_correlated_noises_leave_the_closed_form_variance(rho):
 
     Each noise alone would leave the variance s^2 (1 - k) of SDEdit's, k = s^2 / (s^2 + tau), and d has both.
     """
-    sampler, strength = Sampler(steps=60), 0.6
+    sampler, strength = Sampler(60, "log_snr"), 0.6
     moved = sj.sync_sde(*pair(SDE), SDE, IMAGE, KEYS, strength=strength, sampler=sampler, coupling=f"correlated({rho})")
     moved = np.asarray(moved - IMAGE, np.float64)
     tau = float(SDE.tau(strength))
@@ -84,14 +84,16 @@ def test_a_masked_pixel_is_the_image_bit_for_bit_under_every_coupling(coupling):
 @pytest.mark.parametrize(
     ("text", "coupling"),
     [
-        ("synchronous", Coupling()),
-        ("resampled", Coupling("resampled")),
-        ("resampled(4)", Coupling("resampled", redraws=4)),
-        ("independent", Coupling("independent")),
-        (" correlated( -0.5 ) ", Coupling("correlated", rho=-0.5)),
-        ("correlated(5e-1)", Coupling("correlated", rho=0.5)),
-        ("reflection", Coupling("reflection")),
-        (Coupling("reflection"), Coupling("reflection")),
+        ("synchronous", Synchronous()),
+        ("synchronous(4)", Synchronous(4)),
+        ("resampled", Resampled()),
+        ("resampled(4)", Resampled(4)),
+        ("independent", Independent()),
+        (" correlated( -0.5 ) ", Correlated(-0.5)),
+        ("correlated(5e-1)", Correlated(0.5)),
+        ("correlated(1)", Correlated(1.0)),
+        ("reflection", Reflection()),
+        (Reflection(), Reflection()),
     ],
 )
 def test_couplings_are_parsed(text, coupling):
@@ -101,7 +103,8 @@ def test_couplings_are_parsed(text, coupling):
 @pytest.mark.parametrize(
     "text",
     ["", "sync", "correlated", "correlated()", "correlated(1.1)", "correlated(nan)", "resampled(0)", "resampled(1.5)",
-     "resampled(-1)", "independent(0.5)", "synchronous(1)", "correlated(0.5", "reflection reflection"],
+     "resampled(-1)", "independent(0.5)", "synchronous(0)", "synchronous(1.5)",
+     "reflection(1)", "correlated(0.5", "reflection reflection"],
 )  # fmt: skip
 def test_other_couplings_are_refused_by_name_and_value(text):
     with pytest.raises(ValueError, match=re.escape(f"coupling={text!r}")):

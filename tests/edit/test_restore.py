@@ -28,7 +28,7 @@ def test_what_is_known_is_kept_whatever_the_model_wants(sde, part):
     known = PARTS[part]
     means = jax.random.uniform(jax.random.key(1), (3, *SHAPE), minval=-1.0)
     restored = sj.restore(
-        sj.MixtureDenoiser(sde, jnp.ones(3), means, 0.2), sde, GUIDE, KEYS[:4], known, sampler=Sampler(20)
+        sj.MixtureDenoiser(sde, jnp.ones(3), means, 0.2), sde, GUIDE, KEYS[:4], known, sampler=Sampler(20, "log_snr")
     )
     np.testing.assert_allclose(known(restored), np.broadcast_to(known(GUIDE), restored.shape), atol=2e-6)
     assert np.abs(restored - GUIDE).mean() > 0.1
@@ -44,7 +44,7 @@ def test_for_independent_pixels_the_unknown_part_is_drawn_from_the_model(sde, pa
     """
     known = PARTS[part]
     mean = M * (1.0 + jnp.arange(3.0))
-    restored = sj.restore(sj.GaussianDenoiser(sde, mean, S), sde, GUIDE, KEYS, known, sampler=Sampler(60))
+    restored = sj.restore(sj.GaussianDenoiser(sde, mean, S), sde, GUIDE, KEYS, known, sampler=Sampler(60, "log_snr"))
     unknown = np.asarray(restored - known(restored), np.float64)
     whole = jnp.broadcast_to(mean, (1, *SHAPE))
     dimensions = {"luminance": 2 / 3, "blocks": 15 / 16}[part]

@@ -16,7 +16,7 @@ M, S, G = -0.3, 0.5, 0.5
 SHAPE = (4, 4, 3)
 GUIDE = np.full(SHAPE, G, np.float32)
 SDE = VPSDE()
-SAMPLER = Sampler(100, solver=Exponential(2), stochasticity=0.0)
+SAMPLER = Sampler(100, "log_snr", solver=Exponential(2), stochasticity=0.0)
 
 
 def edit(strength):

@@ -39,7 +39,7 @@ def delta(sde, strength, lam):
 
 @pytest.mark.parametrize("lam", [0.0, 1.0])
 def test_between_gaussians_every_seed_moves_the_image_by_the_closed_form(sde, lam):
-    sampler = Sampler(steps=200, stochasticity=lam)
+    sampler = Sampler(200, "log_snr", stochasticity=lam)
     mask = jnp.ones(SHAPE[:2]).at[0].set(0.6).at[1].set(0.3)
     for strength in (0.4, 0.8):
         moved = sj.sync_sde(*pair(sde), sde, IMAGE, KEYS, strength=strength, sampler=sampler, mask=mask) - IMAGE
@@ -52,21 +52,21 @@ def test_between_gaussians_every_seed_moves_the_image_by_the_closed_form(sde, la
 
 @pytest.mark.parametrize("steps", [3, 300])
 def test_the_same_source_and_target_return_the_image(sde, steps):
-    same = sj.sync_sde(mixture(sde, 1), mixture(sde, 1), sde, IMAGE, KEYS, sampler=Sampler(steps=steps))
+    same = sj.sync_sde(mixture(sde, 1), mixture(sde, 1), sde, IMAGE, KEYS, sampler=Sampler(steps, "log_snr"))
     # The law is exact; an image recovered from alpha x0 + sigma e is off by 1e-5 and more, at VE and RF most.
     np.testing.assert_allclose(same, np.broadcast_to(IMAGE, same.shape), atol=1e-6)
 
 
 def test_the_same_source_and_target_return_the_image_under_the_ode_too(sde):
     source, _ = pair(sde)
-    same = sj.sync_sde(source, source, sde, IMAGE, KEYS, sampler=Sampler(steps=200, stochasticity=0.0))
+    same = sj.sync_sde(source, source, sde, IMAGE, KEYS, sampler=Sampler(200, "log_snr", stochasticity=0.0))
     np.testing.assert_allclose(same, np.broadcast_to(IMAGE, same.shape), atol=1e-6)
 
 
 def test_a_masked_pixel_is_the_image_bit_for_bit(sde):
     inside = np.zeros(SHAPE[:2], bool)
     inside[1:3, 1:3] = True
-    sampler = Sampler(steps=300)
+    sampler = Sampler(300, "log_snr")
     edited = sj.sync_sde(mixture(sde, 1), mixture(sde, 2), sde, IMAGE, KEYS, mask=inside, sampler=sampler)
     expected = np.broadcast_to(IMAGE, edited.shape)
     np.testing.assert_array_equal(np.asarray(edited)[:, ~inside], expected[:, ~inside])
@@ -75,7 +75,7 @@ def test_a_masked_pixel_is_the_image_bit_for_bit(sde):
 
 def test_small_strength_changes_little_and_more_strength_changes_more(sde):
     source, target = mixture(sde, 1), mixture(sde, 2)
-    sampler = Sampler(steps=300)
+    sampler = Sampler(300, "log_snr")
     sizes = [
         float(jnp.mean(jnp.abs(sj.sync_sde(source, target, sde, IMAGE, KEYS, strength=t, sampler=sampler) - IMAGE)))
         for t in (1e-4, 0.2, 0.9)
@@ -92,7 +92,7 @@ def test_other_weights_strengths_and_masks_compile_nothing_and_another_coupling_
         source, target = sj.GaussianDenoiser(sde, M, S), sj.GaussianDenoiser(sde, M + dm, S)
         return sj.sync_sde(
             source, target, sde, IMAGE, KEYS,
-            strength=strength, mask=mask, sampler=Sampler(steps=7), coupling=coupling,
+            strength=strength, mask=mask, sampler=Sampler(7, "log_snr"), coupling=coupling,
         )  # fmt: skip
 
     ones = np.ones(SHAPE, np.float32)

@@ -42,7 +42,7 @@ def test_one_network_is_one_denoiser_under_every_process(model):
 
 def test_a_flow_denoiser_is_finite_where_alpha_is_zero(model):
     # Rejects any division by alpha at RF's t = 1.
-    for prediction in ("edm", "velocity", "x0"):
+    for prediction in (sj.EDM(), sj.PredictVelocity(), sj.PredictCleanImage()):
         flow = dataclasses.replace(model, sde=sj.RectifiedFlow(), parametrisation=Parametrisation(prediction))
         out = call(flow.denoiser("red heart"), jnp.float32(1.0), jnp.ones((1, *model.shape)))
         assert np.isfinite(out).all()

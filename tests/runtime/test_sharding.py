@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import sdejax as sj
-from sdejax.edit.pair import Coupling, _edit
+from sdejax.edit.coupling import Synchronous
+from sdejax.edit.pair import _edit
 from sdejax.edit.sync_sde import _SyncSDE
 from sdejax.runtime.sharding import mesh_of, over_images
 from sdejax.sampling.sample import _sample
@@ -18,7 +19,7 @@ from sdejax.solvers.sampler import Sampler
 SHAPE = (8, 8, 3)
 KEYS = sj.keys(range(8))
 SDE = sj.RectifiedFlow()
-SAMPLER = Sampler(steps=8)
+SAMPLER = Sampler(8, "log_snr")
 IMAGES = jax.random.uniform(jax.random.key(0), (8, *SHAPE), minval=-1.0)
 DATA = jax.random.uniform(jax.random.key(1), (5, *SHAPE), minval=-1.0)
 SOURCE = sj.GaussianDenoiser(SDE, -0.2, 0.5)
@@ -31,11 +32,12 @@ DENOISERS = {
 
 
 def run(work, denoiser, keys, images):
-    if work == "sample":
-        return sj.sample(denoiser, SDE, keys, SHAPE, sampler=SAMPLER)
-    if work == "sdedit":
-        return sj.sdedit(denoiser, SDE, images, keys, strength=0.6, sampler=SAMPLER)
-    return sj.sync_sde(SOURCE, denoiser, SDE, images, keys, strength=0.6, sampler=SAMPLER)
+    with sj.batch_invariant():
+        if work == "sample":
+            return sj.sample(denoiser, SDE, keys, SHAPE, sampler=SAMPLER)
+        if work == "sdedit":
+            return sj.sdedit(denoiser, SDE, images, keys, strength=0.6, sampler=SAMPLER)
+        return sj.sync_sde(SOURCE, denoiser, SDE, images, keys, strength=0.6, sampler=SAMPLER)
 
 
 @pytest.mark.parametrize(
@@ -67,10 +69,10 @@ def test_the_spread_programs_have_no_collective():
     layout = mesh_of(keys)
     denoiser = DENOISERS["mixture"]
     programs = [
-        _sample.lower(denoiser, keys, SDE, SHAPE, SAMPLER, layout),
+        _sample.lower(denoiser, keys, SDE, SHAPE, SAMPLER),
         _edit.lower(
-            _SyncSDE(SOURCE, denoiser), images, keys, jnp.float32(0.6), jnp.ones_like(images), jnp.int32(1), True,
-            SDE, SAMPLER, Coupling(), layout,
+            _SyncSDE(SOURCE, denoiser), images, keys, jnp.ones_like(images), jnp.float32(0.6), 1, True, SDE, SAMPLER,
+            Synchronous(),
         ),
     ]  # fmt: skip
     for program in programs:

@@ -27,7 +27,7 @@ def test_samples_have_the_distribution_of_the_data(sde, lam):
     """A Gaussian and a mixture, by one compiled program: a Gaussian is a mixture of two alike."""
     for means, stds in ((MEANS, STDS), (np.full(2, 0.4), np.full(2, 0.3))):
         denoiser = sj.MixtureDenoiser(sde, WEIGHTS, means[:, None], stds)
-        values = sj.sample(denoiser, sde, KEYS, (1,), sampler=Sampler(steps=60, stochasticity=lam))
+        values = sj.sample(denoiser, sde, KEYS, (1,), sampler=Sampler(60, "log_snr", stochasticity=lam))
         # 1.63 / sqrt(n) is exceeded once in 100 times, and 0.004 are for the 60 steps. Noise of the wrong variance by
         # 10%, or weights off by 0.03, exceed it.
         assert distance(values, WEIGHTS, means, stds) < 1.63 / len(KEYS) ** 0.5 + 0.004
@@ -43,14 +43,14 @@ def test_first_order_samples_have_the_distribution_of_the_data_too():
 def test_one_step_is_the_denoiser_of_pure_noise(sde):
     """The last step returns D itself; from one data image that is the image, whatever the noise."""
     data = jax.random.uniform(jax.random.key(0), (1, 4), minval=-1.0)
-    images = sj.sample(sj.DatasetDenoiser(sde, data), sde, KEYS[:3], (4,), sampler=Sampler(steps=1))
+    images = sj.sample(sj.DatasetDenoiser(sde, data), sde, KEYS[:3], (4,), sampler=Sampler(1, "log_snr"))
     # Rounding; a step that stops at the smallest level leaves noise of 0.01.
     np.testing.assert_allclose(images, np.broadcast_to(data, images.shape), atol=1e-6)
 
 
 def test_samples_of_a_finite_data_set_are_its_images_equally_often(sde):
     data = jnp.array([[-0.8, 0.1], [0.7, 0.6], [0.2, -0.9], [-0.1, 0.9]])
-    images = sj.sample(sj.DatasetDenoiser(sde, data), sde, KEYS[:2048], (2,), sampler=Sampler(steps=60))
+    images = sj.sample(sj.DatasetDenoiser(sde, data), sde, KEYS[:2048], (2,), sampler=Sampler(60, "log_snr"))
     gaps = jnp.max(jnp.abs(images[:, None] - data), -1)
     # The weights of other images are below 1e-6 at the smallest level, 0.01.
     assert float(jnp.max(jnp.min(gaps, 1))) < 1e-3
@@ -64,7 +64,7 @@ def test_another_denoiser_of_the_same_kind_compiles_nothing_and_other_steps_do(c
 
     def draw(mean, scale, steps=5):
         guided = sj.GuidedDenoiser(sj.GaussianDenoiser(sde, mean, 0.5), sj.GaussianDenoiser(sde, 0.0, 1.0), scale)
-        return sj.sample(guided, sde, KEYS[:4], (4,), sampler=Sampler(steps=steps))
+        return sj.sample(guided, sde, KEYS[:4], (4,), sampler=Sampler(steps, "log_snr"))
 
     compilations(lambda: draw(0.1, 1.0))
     assert compilations(lambda: draw(0.7, 1.0)) == 0

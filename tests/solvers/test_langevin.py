@@ -3,7 +3,6 @@
 import math
 import re
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,7 +39,7 @@ def test_langevin_steps_at_one_time_follow_their_linear_equation(sde, steps):
     for _ in range(steps):
         mean, variance = r * mean, r**2 * variance + (sigma / alpha) ** 2 * (1.0 - c**2)
     mean, variance = M + a * mean, a**2 * variance
-    sampler = Sampler(1, corrector=Langevin(snr, steps))
+    sampler = Sampler(1, "log_snr", solver=Exponential(2, Langevin(snr, steps)))
     result = sj.sdedit(sj.GaussianDenoiser(sde, M, S), sde, GUIDE, KEYS, strength=strength, sampler=sampler)
     result = np.asarray(result, np.float64)
     assert abs(result.mean() - mean) < 4.5 * math.sqrt(variance / result.size) + 1e-6
@@ -55,7 +54,7 @@ def test_steps_and_corrections_take_turns_at_the_solvers_times(sde):
     with a variance 5% off; those of the noise's own variance sigma^2 at another time by more.
     """
     snr, corrections, strength = 0.4, 2, 0.9
-    sampler = Sampler(6, solver=Exponential(1), stochasticity=0.0, corrector=Langevin(snr, corrections))
+    sampler = Sampler(6, "log_snr", Exponential(1, Langevin(snr, corrections)), stochasticity=0.0)
     times = np.asarray(sampler.times(sde, jnp.float32(strength)))
     alpha, sigma = (np.asarray(f(times), np.float64) for f in (sde.alpha, sde.sigma))
     a = (S * alpha) ** 2 / ((S * alpha) ** 2 + sigma**2)
@@ -78,7 +77,7 @@ def test_steps_and_corrections_take_turns_at_the_solvers_times(sde):
 def test_the_noise_of_the_corrector_cancels_between_equal_texts(sde):
     image = jax.random.uniform(jax.random.key(0), (1, *SHAPE), minval=-1.0)
     denoiser = sj.MixtureDenoiser(sde, jnp.ones(3), jax.random.uniform(jax.random.key(1), (3, *SHAPE)), 0.4)
-    sampler = Sampler(5, corrector=Langevin(0.3, 2))
+    sampler = Sampler(5, "log_snr", solver=Exponential(2, Langevin(0.3, 2)))
     same = sj.sync_sde(denoiser, denoiser, sde, image, KEYS[:3], sampler=sampler)
     # Exact; a noise for each of the two states leaves 0.1.
     np.testing.assert_allclose(same, np.broadcast_to(image, same.shape), atol=1e-6)
@@ -87,7 +86,7 @@ def test_the_noise_of_the_corrector_cancels_between_equal_texts(sde):
 def test_an_image_is_its_seed_and_a_masked_pixel_is_kept():
     sde = VPSDE()
     denoiser = sj.MixtureDenoiser(sde, jnp.ones(3), jax.random.uniform(jax.random.key(1), (3, *SHAPE)), 0.4)
-    sampler, inside = Sampler(5, corrector=Langevin()), np.zeros(SHAPE[:2], bool)
+    sampler, inside = Sampler(5, "log_snr", solver=Exponential(2, Langevin())), np.zeros(SHAPE[:2], bool)
     inside[2:5, 3:7] = True
     batch = np.asarray(sj.sdedit(denoiser, sde, GUIDE, KEYS[:4], sampler=sampler, mask=inside))
     alone = np.asarray(sj.sdedit(denoiser, sde, GUIDE, KEYS[2:3], sampler=sampler, mask=inside))
@@ -102,7 +101,6 @@ def test_an_image_is_its_seed_and_a_masked_pixel_is_kept():
         (lambda: Langevin(0.0), "snr=0.0: must be above 0"),
         (lambda: Langevin(float("nan")), "snr=nan: must be"),
         (lambda: Langevin(0.1, 0), "corrector steps=0: must be a whole number of at least 1"),
-        (lambda: Sampler(3, solver=diffrax.Euler(), corrector=Langevin()), "needs solver=Exponential(1)"),
     ],
 )
 def test_what_is_outside_its_range_is_refused(make, said):

@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import sdejax as sj
 from sdejax.noise.brownian import clock
 from sdejax.sde.variance_exploding import VESDE
 from sdejax.sde.variance_preserving import VPSDE
+from sdejax.solvers.diffrax_solver import Diffrax
 from sdejax.solvers.exponential import Exponential
 from sdejax.solvers.problem import depth_of, log_tau_of
 from sdejax.solvers.sampler import Sampler
@@ -89,7 +91,7 @@ def test_no_two_times_share_a_leaf_of_the_tree(sde, grid, steps):
         ({"grid": "cosine"}, "grid='cosine'"),
         ({"solver": "heun"}, "solver='heun'"),
         ({"solver": 2}, "solver=2"),
-        ({"controller": diffrax.PIDController(rtol=1e-3, atol=1e-3)}, "controller"),
+        ({"grid": [1.0, 0.5], "steps": 2}, "grid=[1.0, 0.5]"),
         ({"grid": (1.0, 0.5), "steps": 3}, "steps=3"),
         ({"grid": (0.9, 0.5), "steps": 2}, r"grid=(0.9, 0.5)"),
         ({"grid": (1.0, 1.0), "steps": 2}, r"grid=(1.0, 1.0)"),
@@ -103,7 +105,46 @@ def test_arguments_outside_their_range_are_refused_by_name_and_value(arguments, 
     assert named in str(error.value)
 
 
-@pytest.mark.parametrize("order", [0, 3, 1.5])
+@pytest.mark.parametrize("order", [0, 3, 1.5, True])
 def test_the_exponential_solver_has_orders_1_and_2(order):
     with pytest.raises(ValueError, match=f"order={order}"):
         Exponential(order)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: Exponential(2, "langevin"), "corrector='langevin'"),
+        (lambda: Diffrax("heun"), "solver='heun'"),
+        (lambda: Diffrax(diffrax.Heun(), 1e-3), "controller=0.001"),
+        (lambda: Diffrax(diffrax.Heun(), adjoint=1), "adjoint=1"),
+    ],
+)
+def test_parts_of_a_solver_are_refused_by_name_and_value(make, named):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        make()
+    assert named in str(error.value)
+
+
+def test_a_diffrax_solver_alone_is_diffrax_on_the_grid():
+    assert Sampler(solver=diffrax.Heun()) == Sampler(solver=Diffrax(diffrax.Heun()))
+    assert hash(Sampler(solver=diffrax.Heun())) == hash(Sampler(solver=Diffrax(diffrax.Heun())))
+
+
+def test_a_sampler_without_a_grid_takes_that_of_what_is_solved():
+    """Images of two grids differ; each editor's default equals its own grid, asked for."""
+    sde = VPSDE()
+    one, other, keys = sj.GaussianDenoiser(sde, 0.2, 0.3), sj.GaussianDenoiser(sde, -0.4, 0.6), sj.keys([0, 1])
+    image = jnp.full((1, 2, 2, 1), 0.5)
+    runs = {
+        "sample": lambda **how: sj.sample(one, sde, keys, (2, 2, 1), **how),
+        "sdedit": lambda **how: sj.sdedit(one, sde, image, keys, **how),
+        "sync_sde": lambda **how: sj.sync_sde(one, other, sde, image, keys, **how),
+        "flow_edit": lambda **how: sj.flow_edit(one, other, sde, image, keys, **how),
+        "fire_flow": lambda **how: sj.fire_flow(one, other, sde, image, keys, **how),
+    }
+    for name, run in runs.items():
+        own, other_grid = ("edm", "log_snr") if name in ("sample", "sdedit") else ("log_snr", "edm")
+        default = np.asarray(run())
+        np.testing.assert_array_equal(default, run(sampler=Sampler(20, own)))
+        assert np.abs(default - run(sampler=Sampler(20, other_grid))).max() > 1e-4, name

@@ -67,7 +67,10 @@ def rms(x):
 @pytest.fixture(scope="module")
 def fine():
     """The solution for each stochasticity, in 8 times more steps than any that is compared with it."""
-    return {lam: run(Sampler(8 * (STEPS[-1] - 1) + 1, solver=Exponential(2), stochasticity=lam)) for lam in (0.0, 1.0)}
+    return {
+        lam: run(Sampler(8 * (STEPS[-1] - 1) + 1, "log_snr", solver=Exponential(2), stochasticity=lam))
+        for lam in (0.0, 1.0)
+    }
 
 
 # In the bands of the orders: sampling error of 192 values, and at order 2 the pre-asymptotic first point. The
@@ -86,29 +89,31 @@ def fine():
     ids=lambda value: value if isinstance(value, float) else f"{type(value).__name__}{vars(value).get('order', '')}",
 )
 def test_strong_order(fine, solver, lam, least, most):
-    errors = [rms(run(Sampler(n, solver=solver, stochasticity=lam)) - fine[lam]) for n in STEPS]
+    errors = [rms(run(Sampler(n, "log_snr", solver=solver, stochasticity=lam)) - fine[lam]) for n in STEPS]
     order = -np.polyfit(np.log([n - 1 for n in STEPS]), np.log(errors), 1)[0]
     assert least < order < most, errors
 
 
 def test_a_solver_with_levy_area_converges_faster_than_the_increments_allow():
     """ShARK is of strong order 1.5; its tree draws a Levy area too, so its path is another than the increments'."""
-    fine = run(Sampler(385, solver=diffrax.ShARK()))
-    errors = [rms(run(Sampler(n, solver=diffrax.ShARK())) - fine) for n in (25, 97)]
+    fine = run(Sampler(385, "log_snr", solver=diffrax.ShARK()))
+    errors = [rms(run(Sampler(n, "log_snr", solver=diffrax.ShARK())) - fine) for n in (25, 97)]
     # 1 where the Levy area does not belong to the increment that it comes with.
     assert np.log(errors[0] / errors[1]) / np.log(4.0) > 1.35, errors
 
 
 @pytest.mark.parametrize("steps", [10, 20])
 def test_the_exponential_step_beats_euler_maruyama_on_the_same_path(fine, steps):
-    errors = [rms(run(Sampler(steps, solver=solver)) - fine[1.0]) for solver in (Exponential(2), diffrax.Euler())]
+    errors = [
+        rms(run(Sampler(steps, "log_snr", solver=solver)) - fine[1.0]) for solver in (Exponential(2), diffrax.Euler())
+    ]
     # About 0.7 and 0.5; without the extrapolation, order 1, it would be no better.
     assert errors[0] < 0.9 * errors[1], errors
 
 
 def test_an_adaptive_solver_finds_the_same_path(fine):
     tolerance = diffrax.PIDController(rtol=1e-3, atol=1e-3)
-    adaptive = Sampler(20, solver=diffrax.Heun(), controller=tolerance)
+    adaptive = Sampler(20, "log_snr", solver=sj.Diffrax(diffrax.Heun(), tolerance))
     batch = run(adaptive)
     # Ten times the tolerance, and the reference's own error of 0.003; another path is off by 0.5.
     assert rms(batch - fine[1.0]) < 0.02
@@ -117,7 +122,7 @@ def test_an_adaptive_solver_finds_the_same_path(fine):
     assert np.max(np.abs(run(adaptive, keys=KEYS[5:6])[0] - batch[5])) < 0.03
     # With a shortest step that most images cannot do with, those are nan, no half-way states, and the others as before.
     short = diffrax.PIDController(rtol=1e-3, atol=1e-3, dtmin=5e-4, force_dtmin=False)
-    ended = run(dataclasses.replace(adaptive, controller=short))
+    ended = run(dataclasses.replace(adaptive, solver=sj.Diffrax(diffrax.Heun(), short)))
     failed = np.isnan(ended[:, 0])
     assert 0 < failed.sum() < len(KEYS)
     np.testing.assert_array_equal(ended, np.where(failed[:, None], np.nan, batch))
@@ -149,7 +154,7 @@ def test_stochasticity_0_is_the_probability_flow_ode(sde):
 
     # The error of 97 steps of second order, 4e-4 in the rms; (1 + lam^2) in place of its half, or lam left in the
     # drift, is off by 0.1 and more.
-    result = run(Sampler(97, stochasticity=0.0), sde)
+    result = run(Sampler(97, "log_snr", stochasticity=0.0), sde)
     assert rms(result - exact()) < 1e-3
 
 
@@ -157,7 +162,7 @@ def test_a_key_means_the_same_image_under_every_process(fine, sde):
     """All four are one process seen through a change of scale and clock: eq. 9 and 10 may not see which."""
     # The error of 97 steps against the reference, taken on VP; alpha' or sigma' of the wrong end of the step is off
     # by 0.1 and more, and a clock of the process's own makes the paths unlike, 0.5.
-    assert rms(run(Sampler(97), sde) - fine[1.0]) < 0.02
+    assert rms(run(Sampler(97, "log_snr"), sde) - fine[1.0]) < 0.02
     # The last D is at the level 0.01 of every process here, so that the images differ by rounding, which moves points
     # of the paths by 1e-3.
-    assert rms(run(Sampler(97), sde) - run(Sampler(97))) < 0.003
+    assert rms(run(Sampler(97, "log_snr"), sde) - run(Sampler(97, "log_snr"))) < 0.003
