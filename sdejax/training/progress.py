@@ -78,7 +78,7 @@ class Progress:
     def _undecodable(self, indexes: np.ndarray) -> None:
         for name in self.undecodable.note(indexes):
             self.console.say(f"warning: {name} cannot be decoded; another image stands in for it")
-        if self.undecodable.over(self.config.undecodable) and not self.failed:
+        if self.undecodable.exceeds(self.config.undecodable) and not self.failed:
             self._fail(self.undecodable.message())
 
     def _fail(self, why: str) -> None:
