@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from sdejax.evaluation.edits import EditCase
-from sdejax.evaluation.run import UNEDITED, Row, Setting, shown_edits
+from sdejax.evaluation.run import UNEDITED, Setting, SettingRow, shown_edits
 from sdejax.evaluation.scores import METRICS, SettingScores
 from sdejax.media.images import contact_sheet, to_image
 
@@ -82,7 +82,7 @@ def _draw_method(
 def draw_sheet(
     edits: Sequence[EditCase],
     chosen: Mapping[str, SettingScores],
-    rows: Sequence[Row],
+    rows: Sequence[SettingRow],
     results: Path,
     draw: Callable[[Setting], None] | None = None,
 ) -> Image.Image:

@@ -13,7 +13,7 @@ import numpy as np
 from sdejax.evaluation.edits import EditCase
 from sdejax.evaluation.figures import draw_curves, draw_sheet
 from sdejax.evaluation.metrics import bootstrap_interval
-from sdejax.evaluation.run import UNEDITED, Row, Setting, shown_edits
+from sdejax.evaluation.run import UNEDITED, Setting, SettingRow, shown_edits
 from sdejax.evaluation.scores import (
     METRICS,
     SettingScores,
@@ -36,7 +36,7 @@ class LineScore(TypedDict):
 
 
 class Line(TypedDict):
-    """A line of the first table: a method at its chosen setting. The fields are as in `Row`."""
+    """A line of the first table: a method at its chosen setting. The fields are as in `SettingRow`."""
 
     method: str
     strength: float
@@ -49,7 +49,7 @@ class Line(TypedDict):
 
 def report(
     edits: Sequence[EditCase],
-    rows: Sequence[Row],
+    rows: Sequence[SettingRow],
     out: str | Path,
     draw: Callable[[Setting], None] | None = None,
 ) -> list[Line]:

@@ -49,7 +49,7 @@ class Setting:
 _SOURCE = Setting(UNEDITED, 0.0, 1.0, 0)
 
 
-class Row(TypedDict):
+class SettingRow(TypedDict):
     """The results of a setting, as a line of rows.jsonl has them.
 
     `evaluations` is the number of network evaluations per image. `seconds` is the time per image, without the first
@@ -188,7 +188,7 @@ def evaluate(
     out: str | Path,
     scorers: Scorers,
     tell: Callable[[str], None] = lambda text: None,
-) -> list[Row]:
+) -> list[SettingRow]:
     """Run the settings that are not yet in `out`/rows.jsonl.
 
     The folder `out`/results gets a picture for each setting: a strip with the results of `shown_edits`. `tell` is
@@ -278,7 +278,7 @@ def _row(
     seconds: float | None,
     first_seconds: float | None,
     scores: dict[str, list[Score]],
-) -> Row:
+) -> SettingRow:
     return {
         "method": setting.method,
         "strength": setting.strength,
@@ -324,7 +324,7 @@ class _RowsFile:
 
     def __init__(self, path: Path, identity: _Identity):
         self.path = path
-        self.done: dict[tuple[str, float, float, int], Row] = {}
+        self.done: dict[tuple[str, float, float, int], SettingRow] = {}
         if path.exists():
             text = path.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1]
@@ -346,13 +346,13 @@ class _RowsFile:
             except OSError as error:
                 raise ValueError(f"out={str(path.parent)!r}: cannot be written ({error.strerror})") from None
 
-    def add(self, row: Row) -> None:
+    def add(self, row: SettingRow) -> None:
         """Write a row."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
         self.done[_setting_of(row)] = row
 
-    def of(self, settings: Sequence[Setting]) -> list[Row]:
+    def of(self, settings: Sequence[Setting]) -> list[SettingRow]:
         """The row of the unedited source, then those of the settings."""
         return [
             self.done[dataclasses.astuple(_SOURCE)],
@@ -360,5 +360,5 @@ class _RowsFile:
         ]
 
 
-def _setting_of(row: Row) -> tuple[str, float, float, int]:
+def _setting_of(row: SettingRow) -> tuple[str, float, float, int]:
     return row["method"], row["strength"], row["guidance"], row["seed"]

@@ -14,7 +14,7 @@ import numpy as np
 
 from sdejax.evaluation.edits import EditCase
 from sdejax.evaluation.metrics import Masked
-from sdejax.evaluation.run import Row
+from sdejax.evaluation.run import SettingRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ METRICS: Mapping[str, Metric] = {
 class SettingScores:
     """The scores of a method at a strength and a guidance, for each edit; means over the seeds.
 
-    The other fields are as in `Row`.
+    The other fields are as in `SettingRow`.
     """
 
     method: str
@@ -62,12 +62,12 @@ class SettingScores:
         return float(self.scores[metric].values[exists].mean()) if exists.any() else None
 
 
-def gather(rows: Sequence[Row]) -> list[SettingScores]:
+def gather(rows: Sequence[SettingRow]) -> list[SettingScores]:
     """Join the rows of `evaluate` that differ only in the seed, in the order in which they appear.
 
     The seconds are the median over the seeds. Those of a first batch are the largest among the method's programs.
     """
-    groups: dict[tuple[str, float, float], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, float, float], list[SettingRow]] = defaultdict(list)
     for row in rows:
         groups[row["method"], row["strength"], row["guidance"]].append(row)
     first: dict[str, float | None] = defaultdict(lambda: None)

@@ -77,7 +77,7 @@ def find_strokes(picture: Image.Image, original: Image.Image, growth: float = MA
     - `picture`, `original`: the image with and without the strokes, of the same size.
     - `growth`: as in `grow`.
 
-    **Returns:** a mask of the pixels of which a channel differs by more than `STROKE_DIFFERENCE` levels, grown.
+    **Returns:** a mask of the pixels in which a channel differs by more than `STROKE_DIFFERENCE` levels, grown.
 
     **Raises:** `ValueError` if the sizes differ, or if no pixel differs.
     """

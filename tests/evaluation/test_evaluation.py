@@ -254,7 +254,7 @@ def _rigged(edits, choosing):
 
 
 def test_settings_are_chosen_on_one_half_and_reported_on_the_other(tmp_path):
-    """Rejects a choice on the reported half (0.2), and a report on the half of the choice (0.1) or on all edits (0.5)."""
+    """Rejects a choice on the reported half (0.2), and a report on the choosing half (0.1) or on all edits (0.5)."""
     edits = tiny_edits(30)
     choosing = choosing_half(edits)
     rows = _rigged(edits, choosing)
