@@ -81,7 +81,7 @@ def to_bytes(array: np.ndarray) -> np.ndarray:
     """
     array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
-        raise ValueError("images: a value is NaN or infinite; the model is broken, or a tolerance is too small")
+        raise ValueError("images: a value is NaN or infinite: the model is broken, or a tolerance is too small")
     return np.clip(np.rint((array + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 

@@ -81,7 +81,7 @@ def open_input(
         raise ValueError(f"paste={paste!r}, original={original!r}: give one of them; a mask follows from each")
     if paste is None and (at is not None or scale != 1.0):
         name, value = ("at", at) if at is not None else ("scale", scale)
-        raise ValueError(f"{name}={value!r}: places a patch, and needs paste")
+        raise ValueError(f"{name}={value!r}: says where a patch goes, and needs paste")
     if paste is not None and at is None:
         raise ValueError(f"paste={paste!r}: needs at, the pixel X,Y of the patch's top left corner")
     picture, found = open_image(path, shape[2]), None
