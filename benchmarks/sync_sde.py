@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 import sdejax as sj
-from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.edits import EditCase
 from sdejax.evaluation.emoji_edits import emoji_edits, read_emoji
 from sdejax.evaluation.metrics import Candidates
-from sdejax.evaluation.report import halves
 from sdejax.evaluation.run import Scorers, edit_seed
+from sdejax.evaluation.scores import choosing_half
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ VARIANTS = (
 )
 
 
-def results(model: sj.Model, edits: list[Edit], variant: Variant, seed: int, arguments: Arguments) -> np.ndarray:
+def results(model: sj.Model, edits: list[EditCase], variant: Variant, seed: int, arguments: Arguments) -> np.ndarray:
     """The edited images (n, h, w, c), with the noises that `sdejax evaluate` has for them."""
     found = []
     for first in range(0, len(edits), arguments.batch):
@@ -83,7 +83,7 @@ def main() -> None:
     model = sj.load(arguments.snapshot)
     images, held_out = read_emoji(arguments.data, model.shape)
     every = emoji_edits(images, held_out)
-    edits = [edit for edit, chosen in zip(every, halves(every), strict=True) if chosen]
+    edits = [edit for edit, chosen in zip(every, choosing_half(every), strict=True) if chosen]
     truth = np.stack([edit.truth for edit in edits if edit.truth is not None])
     scorers = Scorers(Candidates.of(np.stack(list(images.values()))))
 

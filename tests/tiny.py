@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.edits import EditCase
 from sdejax.media.images import to_array
 from sdejax.model.conditioners import Unconditional
 from sdejax.model.model import Model
@@ -60,7 +60,7 @@ def tiny_edits(count=4, truth=True):
     random = np.random.default_rng(0)
     images = to_array(random.integers(0, 256, (count + 1, 8, 8, 3), dtype=np.uint8))
     return [
-        Edit(
+        EditCase(
             f"edit {i}",
             images[i],
             PROMPTS[i % 4],

@@ -1,8 +1,12 @@
-"""A finished run as a snapshot to hand out: `python -m train.bundle CONFIG OUT`.
+"""Turn a finished run into a snapshot to publish: `python -m train.bundle CONFIG OUT`.
 
-OUT gets the snapshot of the run's EMA weights (in half precision, for git's sake), a sheet of samples (the first
-held-out captions, seeds 0 to 63, none picked), each of them beside the training image that is nearest to it, the curves
-of the run, and a card with the data, its licence, steps, hardware, hours, and the validation loss by noise level.
+The folder OUT gets:
+
+- the snapshot of the run's EMA weights, in half precision to keep the git repository small,
+- a sheet of samples for the first held-out captions, seeds 0 to 63, not selected by hand,
+- a sheet with the nearest training image beside each sample,
+- the curves of the run,
+- a card with the data, its licence, the steps, hardware and hours, and the validation loss by noise level.
 """
 
 import dataclasses
@@ -11,7 +15,6 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -25,17 +28,22 @@ from sdejax.sampling.sample import sample
 from sdejax.solvers.sampler import Sampler
 from sdejax.training.checkpoints import Checkpoints
 from sdejax.training.config import Config, load_config
+from sdejax.training.console import MetricsRow
 from sdejax.training.curves import draw_curves
 from sdejax.training.data.batches import load
 from sdejax.training.setup import Setup, set_up
 from sdejax.training.validation import quiet_denoiser
 
 _SAMPLES = 64
-_COPY = 0.05  # root mean squared difference in [-1, 1], six of 255 shades, below which nobody tells two images apart
+# Two images look the same if their root mean squared difference in [-1, 1] is below this: 6 of 255 levels.
+_COPY = 0.05
 
 
 def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
-    """Write the bundled snapshot of the run of `config`."""
+    """Write the snapshot, the pictures and the card of the run of `config` to `out`.
+
+    **Raises:** `ValueError` if the run has no checkpoint, or if matplotlib is not installed.
+    """
     setup = set_up(config)
     checkpoints = Checkpoints(config.checkpoints or config.folder / "checkpoints", config.checkpoints_kept)
     found = checkpoints.restore(setup.abstract)
@@ -45,7 +53,7 @@ def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
     rows = _rows(config)
     curves = draw_curves(rows)
     save(out, setup.model.with_params(fetch(state.ema[0], setup.mesh)), dtype="float16")
-    # What is shown and measured is the snapshot as it was written, in half precision.
+    # The samples and losses are those of the written snapshot, in half precision.
     model = load_snapshot(out)
     shown = setup.held_out or setup.images
     captions = list(shown.captions[:_SAMPLES])
@@ -60,16 +68,19 @@ def bundle(config: Config, out: Path, licence: str, note: str = "") -> None:
     write_atomically(out / "curves.png", curves)
     validation = setup.validation()
     losses = validation.loss(model.params) if validation is not None else {}
-    card = _card(config, model, int(state.step), rows, losses, captions if prompts else [], nearest, licence, note)
+    facts = _facts(config, model, int(state.step), rows, licence, note)
+    text = _samples_text(captions if prompts else [], "![samples](samples.png)")
+    card = _card(config.name, model, facts, losses, nearest, text)
     write_atomically(out / "README.md", card.encode())
 
 
 @dataclasses.dataclass(frozen=True)
 class Nearest:
-    """The training image nearest to each sample, (n, h, w, c) in [-1, 1], and the distances.
+    """The nearest training image of each sample.
 
-    A distance is the root of the mean squared difference in [-1, 1]. `held_out` are the distances of as many held-out
-    images to their nearest training images: a model that only recalls lies far below them.
+    `images` are these images (n, h, w, c) in [-1, 1]. `distances` (n,) are the roots of the mean squared differences
+    to the samples. `held_out` are the same distances for up to n held-out images. The distances of a model that only
+    reproduces its training images are much smaller.
     """
 
     images: np.ndarray
@@ -78,7 +89,7 @@ class Nearest:
 
 
 def nearest_training_images(setup: Setup, samples: np.ndarray) -> Nearest:
-    """Compare `samples` (n, h, w, c) with every training image."""
+    """Compare `samples` (n, h, w, c) with all training images."""
     count = len(setup.images.names)
     training = to_array(load(setup.images, range(count), setup.model.shape, setup.config.crop))
     index, distances = _nearest(samples, training)
@@ -90,66 +101,79 @@ def nearest_training_images(setup: Setup, samples: np.ndarray) -> Nearest:
 
 
 def _nearest(images: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the `images`, the index of the nearest of the `others`, and its distance."""
     flat, rest = images.reshape(len(images), -1), others.reshape(len(others), -1)
     squares = (flat**2).sum(1)[:, None] - 2.0 * flat @ rest.T + (rest**2).sum(1)
     index = squares.argmin(axis=1)
     return index, np.sqrt(np.mean((flat - rest[index]) ** 2, axis=1))
 
 
-def _rows(config: Config) -> list[dict[str, Any]]:
+def _rows(config: Config) -> list[MetricsRow]:
+    """Read the metrics of a run."""
     lines = (config.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
-def _hours(config: Config, rows: list[dict[str, Any]]) -> float:
-    """The hours spent in training steps, from the run's own metrics."""
+def _hours(config: Config, rows: list[MetricsRow]) -> float:
+    """The hours spent in training steps, computed from the metrics of a run."""
     rates = [row["images_per_second"] for row in rows if "images_per_second" in row]
     return sum(config.log_every * config.batch / rate for rate in rates) / 3600.0
 
 
 def _processor() -> str:
-    """The processor's name, where the system tells it."""
+    """The name of the processor, or its architecture if the system does not report the name."""
     info = Path("/proc/cpuinfo")
-    names = info.read_text().splitlines() if info.is_file() else []
-    named = [line.split(":", 1)[1].strip() for line in names if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
-def _card(
-    config: Config,
-    model: Model,
-    steps: int,
-    history: list[dict[str, Any]],
-    losses: dict[str, float],
-    captions: list[str],
-    nearest: Nearest,
-    licence: str,
-    note: str,
-) -> str:
-    rows = "\n".join(f"| {level} | {loss:.5f} |" for level, loss in losses.items())
+def _facts(
+    config: Config, model: Model, steps: int, history: list[MetricsRow], licence: str, note: str
+) -> dict[str, str]:
+    """What the first table of the card says."""
     device = jax.devices()[0]
     hardware = f"{os.cpu_count()} cores of {_processor()}" if device.platform == "cpu" else device.device_kind
-    kind = "captioned" if captions else "unlabelled"
-    listed = "; ".join(captions[:16])
-    remark = f"\n| Note | {note} |" if note else ""
-    return f"""# {config.name}
+    facts = {
+        "Data": config.data,
+        "Licence": licence,
+        "Process": str(model.sde),
+        "Parametrisation": str(model.parametrisation),
+        "Steps": f"{steps} of {config.batch} images",
+        "Hardware": hardware,
+        "Hours": f"{_hours(config, history):.1f}",
+        "Config": f"the committed configs/{config.name}.py",
+    }
+    return facts | ({"Note": note} if note else {})
+
+
+def _samples_text(captions: list[str], samples: str) -> str:
+    """What the card says about the samples, whose picture is `samples`."""
+    seeds = f"50 steps, seeds 0 to {_SAMPLES - 1}"
+    if not captions:
+        return f"{seeds.capitalize()}. No sample was selected by hand.\n\n{samples}"
+    return (
+        f"Guidance 2, {seeds}. The prompts are the first held-out captions, which were never trained on.\n"
+        f"No sample was selected by hand.\n\n{samples}\n\nThe prompts of the first row: {'; '.join(captions[:16])}."
+    )
+
+
+def _card(name: str, model: Model, facts: dict[str, str], losses: dict[str, float], nearest: Nearest, text: str) -> str:
+    """The text of the card; `text` is its part about the samples."""
+    table = "\n".join(f"| {fact} | {value} |" for fact, value in facts.items())
+    rows = "\n".join(f"| {level} | {loss:.5f} |" for level, loss in losses.items())
+    kind = "unlabelled" if model.vocabulary is None else "captioned"
+    return f"""# {name}
 
 {model.parameter_count / 1e6:.2f} M parameters, {model.shape[0]} x {model.shape[1]}, {kind}.
 
 | | |
 |---|---|
-| Data | {config.data} |
-| Licence | {licence} |
-| Process | {model.sde} |
-| Parametrisation | {model.parametrisation} |
-| Steps | {steps} of {config.batch} images |
-| Hardware | {hardware} |
-| Hours | {_hours(config, history):.1f} |
-| Config | the committed configs/{config.name}.py |{remark}
+{table}
 
 ## Validation loss
 
-E |D - x0|^2 per value in [-1, 1], EMA weights, held-out images with their captions, by noise level sigma / alpha:
+E |D - x0|^2 per value in [-1, 1], by noise level sigma / alpha, for the EMA weights on held-out images:
 
 | noise level | loss |
 |---|---|
@@ -157,44 +181,39 @@ E |D - x0|^2 per value in [-1, 1], EMA weights, held-out images with their capti
 
 ## Samples
 
-Guidance 2, 50 steps, seeds 0 to {_SAMPLES - 1}, prompts the first held-out captions (never trained on), none picked:
+{text}
 
-![samples](samples.png)
+## Nearest training images
 
-The first row's prompts: {listed}.
-
-## Beside the nearest training images
-
-Every sample, and to its right the training image nearest to it. Their root mean squared difference in [-1, 1] is
-{_quartiles(nearest.distances)} (quartiles); from held-out images to their nearest training images it is
-{_quartiles(nearest.held_out)}. {_recalled(nearest)}
+To the right of each sample is the training image nearest to it. The quartiles of their root mean squared difference in
+[-1, 1] are {_quartiles(nearest.distances)}; between held-out images and their nearest training images they are
+{_quartiles(nearest.held_out)}. {_copies(nearest)}
 
 ![nearest](nearest.png)
 
 ## Curves
 
-Training loss, and the denoiser's error on held-out images by noise level, over the steps:
+The training loss, and the denoiser's error on held-out images by noise level, over the steps:
 
 ![curves](curves.png)
 """
 
 
 def _quartiles(distances: np.ndarray) -> str:
-    return (
-        ", ".join(f"{value:.3f}" for value in np.quantile(distances, (0.25, 0.5, 0.75)))
-        if len(distances)
-        else "unknown"
-    )
+    if not len(distances):
+        return "unknown"
+    return ", ".join(f"{value:.3f}" for value in np.quantile(distances, (0.25, 0.5, 0.75)))
 
 
-def _recalled(nearest: Nearest) -> str:
+def _copies(nearest: Nearest) -> str:
     copies = int((nearest.distances < _COPY).sum())
-    return f"{copies} of {len(nearest.distances)} samples are copies, nearer than {_COPY} to a training image."
+    count = len(nearest.distances)
+    return f"{copies} of {count} samples are copies: their distance to a training image is below {_COPY}."
 
 
 @dataclasses.dataclass(frozen=True)
 class _Arguments:
-    """A finished run as a snapshot to hand out."""
+    """Turn a finished run into a snapshot to publish."""
 
     config: str
     """The run's config file."""
@@ -203,15 +222,15 @@ class _Arguments:
     licence: str = (
         "weights Apache-2.0; images drawn from Noto Color Emoji (SIL OFL 1.1), names from Unicode (Unicode licence)"
     )
-    """What the card says of licences."""
+    """The licences that the card states."""
     note: str = ""
-    """What the card says besides, such as how the run differed from its config."""
+    """A further note for the card, such as how the run differed from its config."""
     run: str = ""
-    """The run's folder, where it is not the config's own."""
+    """The folder of the run, if it is not that of the config."""
 
 
 def main() -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     import tyro
 
     arguments = tyro.cli(_Arguments, config=(tyro.conf.PositionalRequiredArgs,))

@@ -1,14 +1,14 @@
 """Draw the emoji data set: `python -m train.emoji OUT`.
 
-Every fully qualified emoji of Unicode's emoji-test.txt, drawn from Noto Color Emoji, cropped to its ink, padded to a
-square, on white, with its Unicode name as its caption. On Debian:
+The set has every fully qualified emoji of Unicode's emoji-test.txt, drawn with Noto Color Emoji on white. Each drawing
+is cropped to its ink and padded to a square. Its caption is its Unicode name. On Debian, font and names come from
 
     apt-get install fonts-noto-color-emoji unicode-data
 
-Many emoji differ in one attribute alone (skin tone, hair, the hour of a clock, the colour of a heart), so the true
-result of a text edit is known. A fixed tenth of the names is held out, in a folder of its own: never train on it.
+Many emoji differ only in one attribute (skin tone, hair, the hour of a clock, the colour of a heart), so the true
+result of a text edit is known. A fixed tenth of the names is held out in a separate folder. Never train on it.
 
-The font is under the SIL Open Font License 1.1, the names under the Unicode licence.
+The licence of the font is the SIL Open Font License 1.1, and that of the names is the Unicode licence.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont, features
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 EMOJI_TEST = "/usr/share/unicode/emoji/emoji-test.txt"
-_BITMAP_SIZE = 109  # the one size at which the font has its colour bitmaps
+_BITMAP_SIZE = 109  # the only size for which the font has colour bitmaps
 _LINE = re.compile(r"^(?P<codes>[0-9A-F ]+?)\s*; fully-qualified\s*# \S+ E[0-9.]+ (?P<name>.+)$")
 
 
 @dataclasses.dataclass(frozen=True)
 class Emoji:
-    """One emoji: its characters, its Unicode name, and the subgroup that it is listed under."""
+    """An emoji: its characters, its Unicode name, and its subgroup in emoji-test.txt."""
 
     text: str
     name: str
@@ -37,12 +37,12 @@ class Emoji:
 
 
 def held_out(name: str) -> bool:
-    """Whether the emoji of this name is never trained on: a fixed tenth of all names."""
+    """Whether the emoji of this name belongs to the fixed tenth that is never trained on."""
     return int(hashlib.sha256(name.encode()).hexdigest(), 16) % 10 == 0
 
 
 def read_emoji_test(path: str | Path = EMOJI_TEST) -> Iterator[Emoji]:
-    """The fully qualified emoji of a Unicode emoji-test.txt, in its order."""
+    """Read the fully qualified emoji of Unicode's emoji-test.txt, in the order of the file."""
     subgroup = ""
     for line in Path(path).read_text(encoding="utf-8").splitlines():
         if line.startswith("# subgroup: "):
@@ -53,7 +53,7 @@ def read_emoji_test(path: str | Path = EMOJI_TEST) -> Iterator[Emoji]:
 
 
 def draw(text: str, font: ImageFont.FreeTypeFont, size: int) -> Image.Image | None:
-    """The emoji as an RGB image of size x size on white; None where the font has nothing to draw."""
+    """Draw an emoji as an RGB image of size x size on white; None if the font does not have it."""
     canvas = Image.new("RGBA", (5 * _BITMAP_SIZE, 2 * _BITMAP_SIZE), (255, 255, 255, 0))
     ImageDraw.Draw(canvas).text((_BITMAP_SIZE // 2, _BITMAP_SIZE // 4), text, font=font, embedded_color=True)
     ink = canvas.getchannel("A").getbbox()
@@ -67,13 +67,18 @@ def draw(text: str, font: ImageFont.FreeTypeFont, size: int) -> Image.Image | No
 
 
 def draw_all(out: Path, size: int, font_path: str, emoji_test: str) -> dict[str, int]:
-    """Write OUT/train and OUT/heldout, each with its captions.jsonl; the number of images of each."""
+    """Write the folders `out`/train and `out`/heldout, each with a captions.jsonl.
+
+    **Returns:** the number of images in each folder.
+
+    **Raises:** `ValueError` if Pillow lacks raqm, or if the font or emoji-test.txt is missing.
+    """
     if not features.check("raqm"):
-        raise ValueError("Pillow was built without raqm, which joins emoji sequences; install Pillow's own wheel")
+        raise ValueError("Pillow was built without raqm, which emoji sequences need; install Pillow's own wheel")
     for name, path in (("--font", font_path), ("--emoji-test", emoji_test)):
         if not Path(path).is_file():
             raise ValueError(
-                f"{name}={path!r}: no such file; on Debian apt-get install fonts-noto-color-emoji unicode-data"
+                f"{name}={path!r}: no such file; on Debian: apt-get install fonts-noto-color-emoji unicode-data"
             )
     font = ImageFont.truetype(font_path, _BITMAP_SIZE, layout_engine=ImageFont.Layout.RAQM)
     counts = {}
@@ -97,20 +102,20 @@ def draw_all(out: Path, size: int, font_path: str, emoji_test: str) -> dict[str,
 
 @dataclasses.dataclass(frozen=True)
 class _Arguments:
-    """Draw the emoji data set into OUT/train and OUT/heldout."""
+    """Draw the emoji data set to OUT/train and OUT/heldout."""
 
     out: str
     """The folder to write."""
     size: int = 32
-    """Height and width in pixels."""
+    """The height and width in pixels."""
     font: str = FONT
-    """NotoColorEmoji.ttf."""
+    """The path of NotoColorEmoji.ttf."""
     emoji_test: str = EMOJI_TEST
-    """Unicode's emoji-test.txt."""
+    """The path of Unicode's emoji-test.txt."""
 
 
 def main() -> int:
-    """The command."""
+    """Run the command and return its exit code."""
     import tyro
 
     arguments = tyro.cli(_Arguments, config=(tyro.conf.PositionalRequiredArgs,))

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from sdejax.commands.options import parse_seeds
 
 if TYPE_CHECKING:
-    from sdejax.evaluation.edits import Edit
+    from sdejax.evaluation.edits import EditCase
     from sdejax.evaluation.run import Scorers
     from sdejax.model.model import Model
 
@@ -71,9 +71,11 @@ def evaluate(command: Evaluate) -> int:
     """Run what is left of the grid, and write the report."""
     import sdejax as sj
     from sdejax.edit.methods import METHODS
-    from sdejax.evaluation.report import METRICS, plotting, report
+    from sdejax.evaluation.figures import import_matplotlib
+    from sdejax.evaluation.report import report
     from sdejax.evaluation.run import SettingGrid, draw_strip
     from sdejax.evaluation.run import evaluate as run
+    from sdejax.evaluation.scores import METRICS
 
     grid = SettingGrid(
         tuple(METHODS) if command.methods == "all" else tuple(command.methods.split(",")),
@@ -89,7 +91,7 @@ def evaluate(command: Evaluate) -> int:
             f"--limit={command.limit}: must be at least 2, one edit to choose settings on and one to report"
         )
     snapshot, manifest = _places(command)
-    plotting()
+    import_matplotlib()
     model = sj.load(snapshot)
     edits, scorers = _edits(command, manifest, model)
     _tell_unknown_words(model, edits)
@@ -118,11 +120,11 @@ def _places(command: Evaluate) -> tuple[str, str]:
     return paths[0], "".join(paths[1:])
 
 
-def _edits(command: Evaluate, manifest: str, model: "Model") -> tuple[list["Edit"], "Scorers"]:
+def _edits(command: Evaluate, manifest: str, model: "Model") -> tuple[list["EditCase"], "Scorers"]:
     """The edits, those of the limit, and what scores them."""
     import numpy as np
 
-    from sdejax.evaluation.edits import read_edits, some_of
+    from sdejax.evaluation.edits import read_edits, subset
     from sdejax.evaluation.metrics import Candidates
     from sdejax.evaluation.perceptual import load_clip, load_dino, load_lpips
     from sdejax.evaluation.run import Scorers
@@ -137,7 +139,7 @@ def _edits(command: Evaluate, manifest: str, model: "Model") -> tuple[list["Edit
         candidates = [edit.truth for edit in edits if edit.truth is not None]
         candidates += [edit.source for edit in edits if edit.truth is not None]
     if command.limit is not None:
-        edits = some_of(edits, command.limit)
+        edits = subset(edits, command.limit)
     return edits, Scorers(
         candidates=Candidates.of(np.stack(candidates)) if candidates else None,
         clip=load_clip(command.clip) if command.clip else None,
@@ -153,7 +155,7 @@ def _numbers(option: str, text: str) -> tuple[float, ...]:
         raise ValueError(f"--{option}={text!r}: must be numbers with commas between them") from None
 
 
-def _tell_unknown_words(model: "Model", edits: list["Edit"]) -> None:
+def _tell_unknown_words(model: "Model", edits: list["EditCase"]) -> None:
     """One warning for all of them, instead of one per word and setting."""
     prompts = {prompt for edit in edits for prompt in (edit.source_prompt, edit.target_prompt)}
     words = sorted({word for prompt in prompts for word in model.conditioner.unknown(prompt)})

@@ -1,1 +1,1 @@
-"""Edits scored, and methods compared."""
+"""Scores of edits, and the comparison of editing methods."""

@@ -1,11 +1,12 @@
-"""Text edits to be scored: an image, what it shows, what it should show; and the files that benchmarks keep them in.
+"""Text edits for a benchmark (an image, a prompt for it, a prompt for the result), and the files that list them.
 
-    own manifest   JSON lines {"image", "source", "target"} and, where there are, "mask", "truth", "name", "family";
-                   paths are relative to the manifest's folder
+    JSON lines     {"image", "source", "target"}, optionally with "mask", "truth", "name", "family"; paths are relative
+                   to the folder of the file
     FlowEdit       (Kulikov et al. 2025) a yaml list of {init_img, source_prompt, target_prompts, target_codes}
-    PIE-Bench      (Ju et al. 2024) mapping_file.json with run-length masks beside the folder annotation_images
+    PIE-Bench      (Ju et al. 2024) mapping_file.json with run-length masks, beside the folder annotation_images
 
-A picture of another size than the model's is padded to its ratio and resized (`Placement`), its truth and mask with it.
+If the size of a picture differs from the model's, the picture, its truth and its mask are padded to the model's ratio
+and resized (`Placement`).
 """
 
 import dataclasses
@@ -13,13 +14,13 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from sdejax.media.images import Placement, open_image, open_mask, to_array
 
-_PIE_SIDE = 512  # PIE-Bench's masks say nothing of their size; its pictures are of this one
+_PIE_SIDE = 512  # the side of PIE-Bench's pictures; its masks do not state their size
 _PIE_FAMILIES = (
     "random",
     "change object",
@@ -35,10 +36,12 @@ _PIE_FAMILIES = (
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Edit:
-    """One edit. Images are (h, w, c) in [-1, 1], of one size; `mask` is (h, w, 1), 1 where the edit should be.
+class EditCase:
+    """One edit of a benchmark. Images are (h, w, c) in [-1, 1], all of one size.
 
-    `name` is its own among all edits, `family` the kind of edit; `unseen` says that training never saw the target.
+    `name` is unique among the edits. `truth` is the true result, and `mask` (h, w, 1) is 1 where the edit should change
+    the image; None if they are unknown. `family` is the kind of edit. `unseen` says whether the target was held out of
+    the model's training.
     """
 
     name: str
@@ -51,15 +54,19 @@ class Edit:
     unseen: bool | None = None
 
 
-def read_edits(path: str | Path, shape: tuple[int, int, int], images: str | Path | None = None) -> list[Edit]:
-    """The edits of a manifest, for a model whose images are of `shape`; `.jsonl`, `.yaml` and `.json` say the layout.
+def read_edits(path: str | Path, shape: tuple[int, int, int], images: str | Path | None = None) -> list[EditCase]:
+    """Read the edits that a file lists.
 
-    `images` is the folder of the pictures, where they are not at the place that the layout gives them.
+    **Arguments:**
 
-    **Raises:** `ValueError` naming the file, the entry and what is wrong with it.
+    - `path`: the file. Its suffix determines the layout: .jsonl, .yaml (FlowEdit) or .json (PIE-Bench).
+    - `shape`: the shape (h, w, c) of the model's images.
+    - `images`: the folder of the pictures, if it differs from the one that the layout specifies.
+
+    **Raises:** `ValueError` that names the file, the entry, and the fault.
     """
     path = Path(path)
-    readers = {".jsonl": _own, ".yaml": _flow_edit, ".yml": _flow_edit, ".json": _pie_bench}
+    readers = {".jsonl": _json_lines, ".yaml": _flow_edit, ".yml": _flow_edit, ".json": _pie_bench}
     if path.suffix not in readers:
         raise ValueError(f"manifest={str(path)!r}: must end in .jsonl, .yaml (FlowEdit) or .json (PIE-Bench)")
     try:
@@ -77,17 +84,18 @@ def read_edits(path: str | Path, shape: tuple[int, int, int], images: str | Path
     return edits
 
 
-def some_of(edits: Sequence[Edit], count: int) -> list[Edit]:
-    """At most `count` of them, the first in the order of a hash of their names; they keep their order.
+def subset(edits: Sequence[EditCase], count: int) -> list[EditCase]:
+    """At most `count` of the edits, chosen by a hash of their names, so that the choice does not depend on the order.
 
-    A hash of its own: emoji edits are those of their family with the smallest hashes of their names alone.
+    The hashed text differs from that in `emoji_edits`. There, the smallest hashes of a family are chosen, so the same
+    hashes would favour the largest family here.
     """
     by_hash = sorted(edits, key=lambda edit: hashlib.sha256(f"some of {edit.name}".encode()).hexdigest())
-    taken = {edit.name for edit in by_hash[:count]}
-    return [edit for edit in edits if edit.name in taken]
+    chosen = {edit.name for edit in by_hash[:count]}
+    return [edit for edit in edits if edit.name in chosen]
 
 
-def _own(text: str, path: Path, shape: tuple[int, int, int], images: Path | None) -> Iterator[Edit]:
+def _json_lines(text: str, path: Path, shape: tuple[int, int, int], images: Path | None) -> Iterator[EditCase]:
     folder = images or path.parent
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
@@ -98,7 +106,7 @@ def _own(text: str, path: Path, shape: tuple[int, int, int], images: Path | None
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: is not JSON ({error.msg})") from None
         row = _texts(row, where, ("image", "source", "target"), ("mask", "truth", "name", "family"))
-        yield _edit(
+        yield _read_case(
             row.get("name") or f"{number:04d}",
             folder / row["image"],
             shape,
@@ -111,11 +119,11 @@ def _own(text: str, path: Path, shape: tuple[int, int, int], images: Path | None
         )
 
 
-def _flow_edit(text: str, path: Path, shape: tuple[int, int, int], images: Path | None) -> Iterator[Edit]:
+def _flow_edit(text: str, path: Path, shape: tuple[int, int, int], images: Path | None) -> Iterator[EditCase]:
     try:
         import yaml
     except ImportError:
-        raise ValueError("yaml files need PyYAML: pip install 'sdejax[metrics]'") from None
+        raise ValueError("to read yaml files needs PyYAML: pip install 'sdejax[metrics]'") from None
     try:
         rows = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -140,18 +148,18 @@ def _flow_edit(text: str, path: Path, shape: tuple[int, int, int], images: Path 
         picture = _flow_edit_picture(texts["init_img"], path.parent, images)
         for code, target in zip(codes, targets, strict=True):
             name = f"{Path(texts['init_img']).stem}/{code}"
-            yield _edit(name, picture, shape, texts["source_prompt"], target, where=where)
+            yield _read_case(name, picture, shape, texts["source_prompt"], target, where=where)
 
 
-def _flow_edit_picture(given: str, folder: Path, images: Path | None) -> Path:
-    """Its data set names pictures flowedit_data/x.png and hands them out as Images/x.png."""
+def _flow_edit_picture(name: str, folder: Path, images: Path | None) -> Path:
+    """The path of a picture. FlowEdit's list has flowedit_data/x.png, but its data set has the file as Images/x.png."""
     if images is not None:
-        return images / Path(given).name
-    places = (folder / given, folder / "Images" / Path(given).name)
-    return next((place for place in places if place.exists()), places[0])
+        return images / Path(name).name
+    paths = (folder / name, folder / "Images" / Path(name).name)
+    return next((path for path in paths if path.exists()), paths[0])
 
 
-def _pie_bench(text: str, path: Path, shape: tuple[int, int, int], images: Path | None) -> Iterator[Edit]:
+def _pie_bench(text: str, path: Path, shape: tuple[int, int, int], images: Path | None) -> Iterator[EditCase]:
     folder = images or path.parent / "annotation_images"
     try:
         rows = json.loads(text)
@@ -164,20 +172,23 @@ def _pie_bench(text: str, path: Path, shape: tuple[int, int, int], images: Path 
         row = row if isinstance(row, dict) else {}
         wanted = ("image_path", "original_prompt", "editing_prompt")
         texts = _texts({key: row.get(key) for key in wanted}, where, wanted)
-        # Brackets mark the words that differ.
+        # The prompts have brackets around the words that differ.
         source, target = (texts[key].replace("[", "").replace("]", "") for key in wanted[1:])
         kind, runs = str(row.get("editing_type_id", "")), row.get("mask")
         family = _PIE_FAMILIES[int(kind)] if kind in map(str, range(len(_PIE_FAMILIES))) else kind
-        yield _edit(name, folder / texts["image_path"], shape, source, target, runs=runs, family=family, where=where)
+        picture = folder / texts["image_path"]
+        yield _read_case(name, picture, shape, source, target, runs=runs, family=family, where=where)
 
 
-def decode_runs(runs: Sequence[int], height: int, width: int) -> np.ndarray:
-    """PIE-Bench's run-length mask as (height, width, 1), 1 where the edit should be.
+def decode_run_lengths(runs: Sequence[int], height: int, width: int) -> np.ndarray:
+    """Decode a run-length mask of PIE-Bench.
 
-    `runs` are start, length, start, length, ..., counted along rows. The outermost pixels are 1, as in the benchmark's
-    own evaluation, because its annotations are not sure there.
+    `runs` are start, length, start, length, and so on, counted along the rows.
 
-    **Raises:** `ValueError` unless they come in pairs that begin within the image.
+    **Returns:** (height, width, 1), 1 where the edit should change the image. The outermost pixels are 1, as in the
+    benchmark's own evaluation, because its annotations are not reliable there.
+
+    **Raises:** `ValueError` if the numbers are not pairs, or if a run begins outside the image.
     """
     starts, lengths = np.asarray(runs[::2], int), np.asarray(runs[1::2], int)
     if len(starts) != len(lengths) or (starts < 0).any() or (lengths < 0).any() or (starts > height * width).any():
@@ -190,7 +201,7 @@ def decode_runs(runs: Sequence[int], height: int, width: int) -> np.ndarray:
     return mask
 
 
-def _edit(
+def _read_case(
     name: str,
     picture: Path,
     shape: tuple[int, int, int],
@@ -202,13 +213,13 @@ def _edit(
     runs: Sequence[int] | None = None,
     truth: Path | None = None,
     family: str = "",
-) -> Edit:
-    """Read the files of one edit and bring them to the model's size."""
+) -> EditCase:
+    """Read the files of an edit and convert them to the model's size. `where` is the place that errors name."""
     try:
         opened = open_image(picture, shape[2])
         placement = Placement.of(opened.size, shape)
 
-        def place(image: Any) -> np.ndarray:
+        def place(image: Image.Image) -> np.ndarray:
             array = to_array(image).reshape(opened.height, opened.width, shape[2])
             return np.clip(placement.to_model(array), -1.0, 1.0)
 
@@ -218,7 +229,7 @@ def _edit(
         elif runs:
             if opened.size != (_PIE_SIDE, _PIE_SIDE):
                 raise ValueError(f"its picture is {opened.width} x {opened.height}, must be {_PIE_SIDE} x {_PIE_SIDE}")
-            full_mask = decode_runs(runs, opened.height, opened.width)
+            full_mask = decode_run_lengths(runs, opened.height, opened.width)
         if truth is not None:
             true = open_image(truth, shape[2])
             if true.size != opened.size:
@@ -226,7 +237,7 @@ def _edit(
                     f"truth={str(truth)!r}: is {true.width} x {true.height}, must be the image's "
                     f"{opened.width} x {opened.height}"
                 )
-        return Edit(
+        return EditCase(
             name,
             place(opened),
             source,
@@ -239,14 +250,17 @@ def _edit(
         raise ValueError(f"{where}: {error}") from None
 
 
-def _texts(row: Any, where: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, str]:
-    """**Raises:** `ValueError` unless `row` is a mapping with those keys, all of them texts."""
+def _texts(row: object, where: str, wanted: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, str]:
+    """Check that `row` is a mapping from the given keys to texts, and return it without the keys that are None.
+
+    **Raises:** `ValueError` if it is not such a mapping, or if a wanted key is missing.
+    """
     if not isinstance(row, Mapping):
         raise ValueError(f"{where}: must be an object with {', '.join(wanted)}")
     if missing := [key for key in wanted if row.get(key) is None]:
         raise ValueError(f"{where}: {missing[0]} is missing")
     if unknown := [key for key in row if key not in (*wanted, *optional)]:
-        raise ValueError(f"{where}: {unknown[0]!r} is no key of a manifest; they are {', '.join(wanted + optional)}")
+        raise ValueError(f"{where}: {unknown[0]!r} is not a known key; must be among {', '.join(wanted + optional)}")
     if wrong := [key for key in row if row[key] is not None and not isinstance(row[key], str)]:
         raise ValueError(f"{where}: {wrong[0]}={row[wrong[0]]!r}: must be a text")
     return {key: value for key, value in row.items() if value is not None}

@@ -1,16 +1,16 @@
-"""306 text edits of emoji whose true results are known, chosen by a fixed rule.
+"""306 text edits of emoji with known true results, chosen by a fixed rule.
 
-Many emoji differ in one attribute alone, which their names say, so the drawing of the target's name is the true result
-of an edit. The rule, which nobody's eye has a part in:
+Many emoji differ only in one attribute, and their names state it. So the drawing that has the target's name is the true
+result of an edit. The rule does not depend on anyone's choice:
 
-1. Every ordered pair of names that differ in one attribute is an edit; `attributes` is the list of them, and an
-   attribute is a family. A pair whose two drawings are equal is no edit.
-2. The pairs of a family are put in the order of the SHA-256 of "source -> target", once those whose target was held out
-   of the training and once the others.
-3. 153 edits of either kind are dealt: the families take turns, in alphabetical order, each giving its next pair, until
-   there are enough. A family that has run out is passed over, so the edits are spread as evenly as the names allow.
+1. Each ordered pair of names that differ in one attribute is an edit. `attributes` lists the attributes; each is a
+   family. A pair of equal drawings is not an edit.
+2. The pairs of a family are sorted by the SHA-256 of "source -> target": in one list if the target was held out of the
+   training, and in another list if it was not.
+3. 153 edits of each of the two kinds are dealt. The families take turns in alphabetical order, and each gives its next
+   pair. A family without pairs left is skipped. So the edits are spread as evenly as the names allow.
 
-The names are those of `python -m train.emoji`, which also says which are held out.
+The names are those of `python -m train.emoji`, which also defines the held-out names.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdejax.evaluation.edits import Edit
+from sdejax.evaluation.edits import EditCase
 from sdejax.media.images import fit, open_image, to_array
 
 COUNT = 306
@@ -42,7 +42,11 @@ _SIZE = re.compile(r"\b(?:large|medium-small|medium|small)\b")
 
 
 def attributes(name: str) -> Iterator[tuple[str, str]]:
-    """(family, the name without that attribute): two names with an answer in common differ in that attribute alone."""
+    """The attributes of a name.
+
+    **Returns:** pairs of a family and the name without that attribute. If two names have a pair in common, they differ
+    only in that attribute.
+    """
     if len(_TONE.findall(name)) == 1:
         yield "skin tone", _TONE.sub("TONE", name)
     if _HAIR.search(name):
@@ -66,28 +70,36 @@ def attributes(name: str) -> Iterator[tuple[str, str]]:
         yield "size", _SIZE.sub("SIZE", name)
 
 
-def choose_edits(names: Mapping[str, np.ndarray], held_out: Set[str], count: int = COUNT) -> list[tuple[str, str, str]]:
-    """The benchmark's (family, source, target), by the rule above, half of them with a target of `held_out`.
+def choose_edits(
+    drawings: Mapping[str, np.ndarray], held_out: Set[str], count: int = COUNT
+) -> list[tuple[str, str, str]]:
+    """Choose the edits of the benchmark by the rule above.
 
-    `names` are all names with their drawings.
+    **Arguments:**
 
-    **Raises:** `ValueError` where the names do not give so many edits.
+    - `drawings`: the drawing of each name.
+    - `held_out`: the names that were held out of the training.
+    - `count`: the number of edits. Half of their targets are held out.
+
+    **Returns:** (family, source, target) for each edit, sorted.
+
+    **Raises:** `ValueError` if the names do not give enough edits.
     """
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name in names:
+    for name in drawings:
         for key in attributes(name):
             groups[key].append(name)
-    decks: dict[bool, dict[str, list[tuple[str, str]]]] = {True: defaultdict(list), False: defaultdict(list)}
+    pairs_of: dict[bool, dict[str, list[tuple[str, str]]]] = {True: defaultdict(list), False: defaultdict(list)}
     for (family, _), members in groups.items():
         for source, target in permutations(members, 2):
-            if not np.array_equal(names[source], names[target]):
-                decks[target in held_out][family].append((source, target))
+            if not np.array_equal(drawings[source], drawings[target]):
+                pairs_of[target in held_out][family].append((source, target))
     chosen: list[tuple[str, str, str]] = []
     for unseen, wanted in ((True, count // 2), (False, count - count // 2)):
-        dealt = _deal({family: sorted(pairs, key=_hash) for family, pairs in decks[unseen].items()}, wanted)
+        dealt = _deal({family: sorted(pairs, key=_hash) for family, pairs in pairs_of[unseen].items()}, wanted)
         if len(dealt) < wanted:
-            kind = "training never saw" if unseen else "training saw"
-            raise ValueError(f"data: its names give {len(dealt)} edits whose target {kind}; {wanted} are needed")
+            kind = "was held out" if unseen else "was trained on"
+            raise ValueError(f"data: its names give {len(dealt)} edits whose target {kind}; must be at least {wanted}")
         chosen += dealt
     return sorted(chosen)
 
@@ -96,18 +108,20 @@ def _hash(pair: tuple[str, str]) -> str:
     return hashlib.sha256(f"{pair[0]} -> {pair[1]}".encode()).hexdigest()
 
 
-def _deal(decks: Mapping[str, list[tuple[str, str]]], wanted: int) -> list[tuple[str, str, str]]:
-    """One pair of each family after the other, round after round, until there are so many or no more."""
+def _deal(pairs_of: Mapping[str, list[tuple[str, str]]], wanted: int) -> list[tuple[str, str, str]]:
+    """Take a pair from each family in turn, round after round, until there are `wanted` pairs or none is left."""
     dealt = []
-    for turn in range(max(map(len, decks.values()), default=0)):
-        dealt += [(family, *decks[family][turn]) for family in sorted(decks) if turn < len(decks[family])]
+    for turn in range(max(map(len, pairs_of.values()), default=0)):
+        dealt += [(family, *pairs_of[family][turn]) for family in sorted(pairs_of) if turn < len(pairs_of[family])]
     return dealt[:wanted]
 
 
 def read_emoji(folder: str | Path, shape: tuple[int, int, int]) -> tuple[dict[str, np.ndarray], set[str]]:
-    """Every emoji by its name, (h, w, c) in [-1, 1], and the names that are held out; `folder` is train.emoji's.
+    """Read the folder that `python -m train.emoji` writes.
 
-    **Raises:** `ValueError` where it cannot be read.
+    **Returns:** the drawing (h, w, c) in [-1, 1] of each name, and the held-out names.
+
+    **Raises:** `ValueError` if the folder cannot be read.
     """
     images: dict[str, np.ndarray] = {}
     held_out: set[str] = set()
@@ -128,10 +142,10 @@ def read_emoji(folder: str | Path, shape: tuple[int, int, int]) -> tuple[dict[st
     return images, held_out
 
 
-def emoji_edits(images: Mapping[str, np.ndarray], held_out: Set[str], count: int = COUNT) -> list[Edit]:
-    """The edits themselves, their names as prompts."""
+def emoji_edits(images: Mapping[str, np.ndarray], held_out: Set[str], count: int = COUNT) -> list[EditCase]:
+    """Make the edits of the benchmark; the prompts are the names."""
     return [
-        Edit(
+        EditCase(
             f"{source} -> {target}",
             images[source],
             source,

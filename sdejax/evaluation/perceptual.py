@@ -1,31 +1,35 @@
-"""Scores by other people's networks, on torch (extra `eval`): CLIP, DINO and LPIPS. Absent unless asked for.
+"""Scores by published networks, which run on torch (extra `eval`): CLIP, DINO and LPIPS. They are optional.
 
     CLIP   (Radford et al. 2021; Hessel et al. 2021)  100 max(cos, 0) between an image and a text
     DINO   (Caron et al. 2021; Oquab et al. 2023)  the cosine between the class tokens of two images
     LPIPS  (Zhang et al. 2018)  the distance of two images in AlexNet's features, with the paper's linear weights (0.1)
 
-Each `load_...` takes a folder (or a file) on this machine, or a name on the Hugging Face Hub, and gives a function of
-images (n, h, w, 3) or (n, h, w, 1) in [-1, 1] that returns (n,) scores. The libraries' own preprocessing resizes them.
+Each `load_...` takes a folder or file on this machine, or a name on the Hugging Face Hub. It returns a function of
+images (n, h, w, 3) or (n, h, w, 1) in [-1, 1] that gives (n,) scores. The libraries' own preprocessing resizes them.
 """
 
 import contextlib
+import types
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sdejax.media.images import to_bytes
 
+if TYPE_CHECKING:
+    from torch import Tensor  # pyright: ignore[reportMissingImports]
+
 ImageText = Callable[[np.ndarray, Sequence[str]], np.ndarray]
 ImageImage = Callable[[np.ndarray, np.ndarray], np.ndarray]
-_LPIPS_SIDE = 64  # the patches that LPIPS was fitted to; AlexNet has nothing left of smaller images
+_LPIPS_SIDE = 64  # the side of the patches that LPIPS was fitted to; AlexNet reduces smaller images to nothing
 
 
 def load_clip(where: str) -> ImageText:
-    """CLIP's score of images for texts, from weights in transformers' layout.
+    """Load CLIP, whose score compares images with texts, from weights in transformers' layout.
 
-    **Raises:** `ValueError` where transformers is missing or there are no such weights.
+    **Raises:** `ValueError` if transformers is missing, or if the weights cannot be read.
     """
     with _loading("clip", where) as (torch, transformers):
         model = transformers.CLIPModel.from_pretrained(where).eval()
@@ -45,15 +49,15 @@ def load_clip(where: str) -> ImageText:
 
 
 def load_dino(where: str) -> ImageImage:
-    """The cosine of two images' class tokens, from the weights of a DINO or DINOv2 in transformers' layout.
+    """Load DINO or DINOv2, whose score is the cosine of the class tokens, from weights in transformers' layout.
 
-    **Raises:** `ValueError` where transformers is missing or there are no such weights.
+    **Raises:** `ValueError` if transformers is missing, or if the weights cannot be read.
     """
     with _loading("dino", where) as (torch, transformers):
         model = transformers.AutoModel.from_pretrained(where).eval()
         processor = transformers.AutoImageProcessor.from_pretrained(where)
 
-    def tokens(images: np.ndarray) -> Any:
+    def tokens(images: np.ndarray) -> "Tensor":
         return model(processor(_rgb(images), return_tensors="pt").pixel_values).last_hidden_state[:, 0]
 
     def score(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -64,11 +68,11 @@ def load_dino(where: str) -> ImageImage:
 
 
 def load_lpips(where: str) -> ImageImage:
-    """LPIPS with AlexNet. `where` is the file of torchvision's AlexNet, or "torchvision", which downloads it.
+    """Load LPIPS with AlexNet. `where` is the file of torchvision's AlexNet, or "torchvision" to download it.
 
-    The linear weights come with the package lpips. Images with a side below 64 are enlarged to 64.
+    The package lpips has the linear weights. If a side of the images is below 64 pixels, they are enlarged to 64.
 
-    **Raises:** `ValueError` where lpips is missing or there is no such file.
+    **Raises:** `ValueError` if lpips is missing, or if the file cannot be read.
     """
     with _loading("lpips", where) as (torch, _):
         import lpips  # pyright: ignore[reportMissingImports]
@@ -76,11 +80,11 @@ def load_lpips(where: str) -> ImageImage:
         model = lpips.LPIPS(net="alex", pnet_rand=where != "torchvision", verbose=False).eval()
         if where != "torchvision":
             given = torch.load(where, map_location="cpu", weights_only=True)
-            # Its slices keep the numbers that the layers have in torchvision's `features`.
+            # The layers have the same numbers in lpips' slices as in torchvision's `features`.
             state = {name: given[f"features.{name.split('.', 1)[1]}"] for name in model.net.state_dict()}
             model.net.load_state_dict(state)
 
-    def pixels(images: np.ndarray) -> Any:
+    def pixels(images: np.ndarray) -> "Tensor":
         found = torch.from_numpy(np.stack(_rgb(images)).transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1.0)
         shorter = min(found.shape[2:])
         if shorter >= _LPIPS_SIDE:
@@ -96,13 +100,13 @@ def load_lpips(where: str) -> ImageImage:
 
 
 def _rgb(images: np.ndarray) -> list[np.ndarray]:
-    """(n, h, w, 1 or 3) in [-1, 1] to a list of 8-bit RGB, as files hold them."""
+    """Convert images (n, h, w, 1 or 3) in [-1, 1] to a list of 8-bit RGB images."""
     return list(np.repeat(to_bytes(images), 3 // images.shape[-1], axis=-1))
 
 
 @contextlib.contextmanager
-def _loading(option: str, where: str) -> Iterator[tuple[Any, Any]]:
-    """torch and transformers; what goes wrong while weights are read becomes one sentence."""
+def _loading(option: str, where: str) -> Iterator[tuple[types.ModuleType, types.ModuleType]]:
+    """Give the modules torch and transformers, and turn any error while weights are read into one sentence."""
     try:
         import torch  # pyright: ignore[reportMissingImports]
         import transformers  # pyright: ignore[reportMissingImports]
@@ -112,6 +116,6 @@ def _loading(option: str, where: str) -> Iterator[tuple[Any, Any]]:
         raise ValueError(
             f"{option}={where!r}: needs torch, transformers and lpips (pip install 'sdejax[eval]'; {error})"
         ) from None
-    except Exception as error:  # three libraries, each with errors of its own
-        known = "" if Path(where).exists() else ", which is no file or folder here"
+    except Exception as error:  # each of the three libraries has its own errors
+        known = "" if Path(where).exists() else ", which is not a file or folder on this machine"
         raise ValueError(f"{option}={where!r}{known}: cannot be read ({' '.join(str(error).split())[:200]})") from None

@@ -1,1 +1,1 @@
-"""Files to arrays, and back."""
+"""Conversion between files and arrays, one file per medium."""

@@ -1,4 +1,4 @@
-"""Image files to arrays and back: any size, mode and orientation in, PNG out, written whole or not at all."""
+"""Read image files of any size, mode and orientation as arrays; write arrays as PNG files, whole or not at all."""
 
 import dataclasses
 import io
@@ -15,15 +15,17 @@ _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I", "F")
 
 
 def open_image(path: str | Path, channels: int = 3, background: int = 255) -> Image.Image:
-    """An image file as RGB (3 channels) or grey (1): turned upright (EXIF), 8 bits, transparency on `background`.
+    """Read an image file as 8-bit RGB (3 channels) or grey (1 channel).
 
-    **Raises:** `ValueError` naming the path where it is missing, not an image, or cut short.
+    The image is turned upright by its EXIF data. Transparent parts show the grey level `background`.
+
+    **Raises:** `ValueError` that names the path, if the file is missing, not an image, or cut short.
     """
     return flatten(_read(path), "L" if channels == 1 else "RGB", background)
 
 
 def open_patch(path: str | Path) -> Image.Image:
-    """An image file as RGBA, upright, 8 bits; opaque where it has no transparency.
+    """Read an image file as 8-bit RGBA, turned upright; it is opaque if it has no transparency.
 
     **Raises:** as `open_image`.
     """
@@ -46,10 +48,11 @@ def _read(path: str | Path) -> Image.Image:
 
 
 def flatten(image: Image.Image, mode: str, background: int) -> Image.Image:
-    """Any mode of Pillow's as "RGB" or "L" of 8 bits, transparency on the grey level `background`."""
+    """Convert an image of any mode to 8-bit "RGB" or "L"; transparent parts show the grey level `background`."""
     if image.mode in _DEEP_MODES:
-        # 16-bit grey: Pillow's own conversion clips at 255 instead of scaling.
-        # "I" may be 16 bits in a 32-bit coat (PNG) or true 32 bits; "F" has no depth at all: take what holds its range.
+        # Pillow's own conversion clips 16-bit grey at 255 instead of scaling it. Mode "I" holds 16-bit values (from
+        # PNG) or 32-bit values; mode "F" has no fixed range. So "I" is read as 16 bits, and "F" as 16 bits if a value
+        # is above 255.
         wide = np.asarray(image).astype(np.float64)
         deep = image.mode.startswith("I") or wide.max(initial=0.0) > 255.0
         image = Image.fromarray(np.clip(np.rint(wide / (257.0 if deep else 1.0)), 0, 255).astype(np.uint8))
@@ -60,36 +63,36 @@ def flatten(image: Image.Image, mode: str, background: int) -> Image.Image:
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Crop the middle to the ratio width : height, then resize."""
+    """Crop the image about its centre to the ratio width : height, then resize it to that size."""
     if image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
 def to_array(image: Image.Image | np.ndarray) -> np.ndarray:
-    """8 bits to float32 in [-1, 1]: 0 is -1, 255 is 1."""
+    """Convert 8-bit values to float32 in [-1, 1]: 0 becomes -1, 255 becomes 1."""
     return np.asarray(image, np.float32) / np.float32(127.5) - np.float32(1.0)
 
 
 def to_bytes(array: np.ndarray) -> np.ndarray:
-    """float in [-1, 1] to uint8, rounded and clipped; the inverse of `to_array` on its values.
+    """Convert floats in [-1, 1] to uint8, rounded and clipped. This inverts `to_array`.
 
-    **Raises:** `ValueError` where a value is not finite.
+    **Raises:** `ValueError` if a value is not finite.
     """
     array = np.asarray(array, np.float32)
     if not np.isfinite(array).all():
-        raise ValueError("images: a value is NaN or infinite: a broken model, or too small a tolerance")
+        raise ValueError("images: a value is NaN or infinite: the model is broken, or a tolerance is too small")
     return np.clip(np.rint((array + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
 def to_image(array: np.ndarray) -> Image.Image:
-    """(h, w, c) in [-1, 1] to a picture, c 1 or 3."""
+    """Convert an array (h, w, c) in [-1, 1] to an image; c is 1 or 3."""
     pixels = to_bytes(array)
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
-    """Write a file whole or not at all: to a temporary name in the same folder, then renamed."""
+    """Write a file whole or not at all: write a temporary file in the same folder, then rename it."""
     path = Path(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
     try:
@@ -103,21 +106,22 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def png_bytes(image: Image.Image) -> bytes:
-    """What a PNG file of the image holds."""
+    """Encode an image as PNG."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def save_png(path: str | Path, image: Image.Image) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write an image as a PNG file, whole or not at all."""
     write_atomically(path, png_bytes(image))
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 0, gap: int = 4) -> Image.Image:
-    """The images in rows on white, the largest enlarged `scale` times (by default to at least 96 pixels).
+    """Arrange images in rows on white.
 
-    Smaller ones are enlarged by the whole number that still fits.
+    The largest image is enlarged `scale` times (0: by as much as it takes to reach 96 pixels). A smaller image is
+    enlarged by the largest whole number that fits its cell. `columns=0` means up to 8 columns.
     """
     width, height = max(image.width for image in images), max(image.height for image in images)
     scale = scale or max(1, -(-96 // max(width, height)))
@@ -134,9 +138,10 @@ def contact_sheet(images: Sequence[Image.Image], columns: int = 0, scale: int = 
 
 @dataclasses.dataclass(frozen=True)
 class Placement:
-    """Where a picture of any size lies in a model's image: padded to the model's ratio, then resized.
+    """How a picture of any size becomes a model's image and back: it is padded to the model's ratio, then resized.
 
-    `size` is the picture's (width, height), `padded` the size with its border, `offset` the picture's corner in it.
+    `size` is the picture's (width, height), and `padded` is its size with the border. `offset` is the position (left,
+    top) of the picture inside the border. `shape` is the model's (h, w, c).
     """
 
     size: tuple[int, int]
@@ -146,7 +151,7 @@ class Placement:
 
     @classmethod
     def of(cls, size: tuple[int, int], shape: tuple[int, int, int]) -> "Placement":
-        """The placement of a picture of `size` (width, height) in a model's images of `shape` (h, w, c)."""
+        """Place a picture of `size` (width, height) in a model's image of `shape` (h, w, c)."""
         width, height = size
         ratio = shape[1] / shape[0]
         padded = (max(width, round(height * ratio)), max(height, round(width / ratio)))
@@ -154,23 +159,23 @@ class Placement:
 
     @property
     def exact(self) -> bool:
-        """Whether the picture has the model's size, so that nothing is resampled."""
+        """Whether the picture has the model's size, so that no pixel is resampled."""
         return self.size == (self.shape[1], self.shape[0])
 
     def to_model(self, picture: np.ndarray) -> np.ndarray:
-        """A float picture (height, width, channels) of `size` as (h, w, channels); the border repeats its edge."""
+        """Convert a float picture (height, width, channels) to (h, w, channels); the border repeats its edge."""
         (width, height), (left, top) = self.size, self.offset
         border = ((top, self.padded[1] - height - top), (left, self.padded[0] - width - left), (0, 0))
         return _resize(np.pad(picture, border, mode="edge"), (self.shape[1], self.shape[0]))
 
     def from_model(self, image: np.ndarray) -> np.ndarray:
-        """The inverse: a float (h, w, channels) as a picture of `size`."""
+        """Convert a float image (h, w, channels) to a picture of `size`: the inverse of `to_model`."""
         (width, height), (left, top) = self.size, self.offset
         return _resize(image, self.padded)[top : top + height, left : left + width]
 
 
 def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize float (h, w, c) to (width, height): area means on the way down, cubic on the way up; no rounding."""
+    """Resize floats (h, w, c) to `size` (width, height) without rounding: by area means if smaller, else by cubics."""
     if array.shape[1::-1] == size:
         return array
     method = Image.Resampling.BOX if array.shape[0] > size[1] else Image.Resampling.BICUBIC
@@ -182,9 +187,9 @@ def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def open_mask(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """A mask file as float (height, width, 1) in [0, 1]: white 1 edits, black and transparent 0 keep.
+    """Read a mask file as floats (height, width, 1): white becomes 1 (edit), black and transparent become 0 (keep).
 
-    **Raises:** `ValueError` where it cannot be read or is not of `size` (width, height).
+    **Raises:** `ValueError` if the file cannot be read, or if its size is not `size` (width, height).
     """
     image = open_image(path, 1, background=0)
     if image.size != size:

@@ -1,4 +1,4 @@
-"""The picture that an edit is given, and its mask, as the model takes them; a result at the picture's size again."""
+"""The input of an edit: a picture and a mask at the model's size, and the way back to the picture's size."""
 
 import dataclasses
 import re
@@ -12,10 +12,10 @@ from sdejax.media.images import Placement, open_image, open_mask, open_patch, to
 
 @dataclasses.dataclass(frozen=True)
 class Input:
-    """What is edited.
+    """A picture to edit.
 
-    `shown` is the picture at its own size, `image` (h, w, c) in [-1, 1] and `mask` (h, w, 1) in [0, 1] are at the
-    model's. `kept` says which of the picture's pixels stay, (height, width), or None for none.
+    `shown` is the picture at its own size. `image` (h, w, c) in [-1, 1] and `mask` (h, w, 1) in [0, 1] have the
+    model's size. `kept` (height, width) is True for the pixels of the picture that must not change; None means none.
     """
 
     shown: Image.Image
@@ -26,7 +26,7 @@ class Input:
 
     @classmethod
     def of(cls, picture: Image.Image, mask: np.ndarray | None, shape: tuple[int, int, int]) -> "Input":
-        """A picture ("RGB" or "L") with a mask (height, width, 1) in [0, 1] or None, for a model of `shape`."""
+        """Prepare a picture ("RGB" or "L") and a mask (height, width, 1) in [0, 1] for a model of `shape` (h, w, c)."""
         placement = Placement.of(picture.size, shape)
         image = placement.to_model(_float(picture))
         if mask is None:
@@ -34,11 +34,11 @@ class Input:
         return cls(picture, placement, image, np.clip(placement.to_model(mask), 0.0, 1.0), mask[..., 0] <= 0.0)
 
     def replaced(self, result: np.ndarray) -> Image.Image:
-        """The result in place of the picture, but for what the mask keeps."""
+        """Replace the picture by a result (h, w, c), except the kept pixels."""
         return self._finish(self.placement.from_model(result))
 
     def changed(self, result: np.ndarray) -> Image.Image:
-        """The change that the edit made, added to the picture, whose own detail it keeps."""
+        """Add the change that the edit made to the picture, so that the picture keeps its own detail."""
         if self.placement.exact:
             return self._finish(result)
         return self._finish(_float(self.shown) + self.placement.from_model(result - self.image))
@@ -60,22 +60,25 @@ def open_input(
     at: str | None = None,
     scale: float = 1.0,
 ) -> Input:
-    """Read what is edited.
+    """Read the files of an input.
 
     **Arguments:**
 
-    - `path`: the picture, any size; `shape` (h, w, c) is the model's.
-    - `mask`: an image of the picture's size, white where it is edited.
-    - `original`: the picture before strokes were drawn on it; the mask is where they differ, grown by a few pixels.
-    - `paste`, `at`, `scale`: a patch that is pasted on the picture with its top left corner at "X,Y", resized by
-      `scale` first. Without `mask`, the mask is what the patch covers, grown by a few pixels.
+    - `path`: the picture, of any size.
+    - `shape`: the shape (h, w, c) of the model's images.
+    - `mask`: an image of the picture's size; white pixels are edited.
+    - `original`: the picture before strokes were drawn on it. The mask is then the set of pixels that differ, grown by
+      a few pixels.
+    - `paste`, `at`, `scale`: a patch to paste on the picture, the pixel "X,Y" for its top left corner, and the factor
+      by which it is resized first. Without `mask`, the mask is the area that the patch covers, grown by a few pixels.
 
-    **Raises:** `ValueError` where a file cannot be read, a value is outside its range, or two exclude each other.
+    **Raises:** `ValueError` if a file cannot be read, a value is outside its range, or two arguments exclude each
+    other.
     """
     if original is not None and mask is not None:
-        raise ValueError(f"mask={mask!r}, original={original!r}: give one of them; the original finds the mask")
+        raise ValueError(f"mask={mask!r}, original={original!r}: give one of them; the mask follows from the original")
     if original is not None and paste is not None:
-        raise ValueError(f"paste={paste!r}, original={original!r}: give one of them; each finds a mask of its own")
+        raise ValueError(f"paste={paste!r}, original={original!r}: give one of them; a mask follows from each")
     if paste is None and (at is not None or scale != 1.0):
         name, value = ("at", at) if at is not None else ("scale", scale)
         raise ValueError(f"{name}={value!r}: says where a patch goes, and needs paste")
@@ -93,9 +96,9 @@ def open_input(
 
 
 def parse_at(text: str) -> tuple[int, int]:
-    """ "12,-3" to a pixel.
+    """Read a pixel such as "12,-3".
 
-    **Raises:** `ValueError` for anything else.
+    **Raises:** `ValueError` if the text is not of this form.
     """
     match = re.fullmatch(r"\s*([-+]?\d{1,6})\s*,\s*([-+]?\d{1,6})\s*", text)
     if not match:
@@ -104,5 +107,5 @@ def parse_at(text: str) -> tuple[int, int]:
 
 
 def _float(picture: Image.Image) -> np.ndarray:
-    """(height, width, c) in [-1, 1]."""
+    """Convert a picture to floats (height, width, c) in [-1, 1]."""
     return to_array(picture).reshape(picture.height, picture.width, -1)

@@ -18,9 +18,8 @@ from sdejax.model.networks import FlaxNetwork
 from sdejax.model.parametrisation import LevelLabel, Parametrisation
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.nn.params import from_names, shapes
-from sdejax.pretrained.files import digest
-from sdejax.pretrained.layout import with_our_axes
-from sdejax.pretrained.torch_files import image_side, read_torch
+from sdejax.pretrained.files import digest, read_torch
+from sdejax.pretrained.layout import image_side, with_our_axes
 from sdejax.sde.variance_preserving import DiscreteVPSDE
 
 State = Mapping[str, np.ndarray]

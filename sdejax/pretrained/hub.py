@@ -1,4 +1,4 @@
-"""Addresses of models on the Hugging Face Hub: hf://owner/name@revision -> a folder on this machine."""
+"""Addresses on the Hugging Face Hub: hf://owner/name@revision becomes a folder on this machine."""
 
 import re
 from pathlib import Path
@@ -8,13 +8,13 @@ _WEIGHTS = ("*.safetensors", "*diffusion_pytorch_model.bin", "*.pth", "*.ckpt")
 
 
 def resolve(address: str) -> Path:
-    """The folder that holds the files of a model repository which sdejax can read, downloaded where they are not yet.
+    """Return the folder with the files of a model repository that sdejax can read; download them if necessary.
 
-    A repository in the cache is taken as it is, without asking the network: a later commit to a branch is seen once the
-    cache is cleared. `address` is hf://owner/name, with @revision for a branch, tag or commit other than "main".
+    `address` is hf://owner/name, with @revision for a branch, tag or commit other than "main". If the repository is in
+    the cache, the network is not asked. So a later commit to a branch is seen only after the cache is cleared.
 
-    **Raises:** `ValueError`, naming the address, where it is malformed, `huggingface_hub` is not installed, there is no
-    such repository or revision, or it is not in the cache and the Hub cannot be reached.
+    **Raises:** `ValueError` that names the address, if it is malformed, if `huggingface_hub` is not installed, if the
+    repository or revision does not exist, or if it is not in the cache and the Hub cannot be reached.
     """
     named = f"address={address!r}"
     match = _ADDRESS.fullmatch(address)
@@ -25,10 +25,11 @@ def resolve(address: str) -> Path:
         import huggingface_hub  # pyright: ignore[reportMissingImports]
         from huggingface_hub import errors  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError(f"{named}: models of the Hub need huggingface_hub (pip install 'sdejax[hub]')") from None
+        raise ValueError(f"{named}: to download a model needs huggingface_hub (pip install 'sdejax[hub]')") from None
 
     def fetch(local: bool) -> Path:
-        patterns = ["*.json", "README.md", "LICENSE", *_WEIGHTS]  # the licence is for the card of an imported model
+        # README.md and LICENSE are for the card of an imported model.
+        patterns = ["*.json", "README.md", "LICENSE", *_WEIGHTS]
         return Path(
             huggingface_hub.snapshot_download(
                 repository, revision=revision, allow_patterns=patterns, local_files_only=local
@@ -37,7 +38,7 @@ def resolve(address: str) -> Path:
 
     try:
         folder = fetch(local=True)
-        # Other programs cache single files; a folder without weights is a part of the repository.
+        # Other programs cache single files, so a folder without weights is incomplete.
         if any(file.is_file() for pattern in _WEIGHTS for file in folder.rglob(pattern)):
             return folder
     except errors.LocalEntryNotFoundError:
@@ -47,7 +48,7 @@ def resolve(address: str) -> Path:
     try:
         return fetch(local=False)
     except errors.GatedRepoError:
-        raise ValueError(f"{named}: this repository is open only to those its owner lets in (hf auth login)") from None
+        raise ValueError(f"{named}: access to this repository needs its owner's permission (hf auth login)") from None
     except errors.RepositoryNotFoundError:
         raise ValueError(
             f"{named}: the Hub has no repository {repository!r}, or it is private (hf auth login)"
@@ -56,6 +57,6 @@ def resolve(address: str) -> Path:
         raise ValueError(f"{named}: the repository {repository!r} has no revision {revision!r}") from None
     except errors.LocalEntryNotFoundError as error:
         reason = type(error.__cause__ or error).__name__
-        raise ValueError(f"{named}: not in the cache, and the Hub cannot be reached ({reason})") from None
+        raise ValueError(f"{named}: is not in the cache, and the Hub cannot be reached ({reason})") from None
     except (errors.HfHubHTTPError, OSError) as error:
-        raise ValueError(f"{named}: the Hub did not deliver it ({type(error).__name__})") from None
+        raise ValueError(f"{named}: cannot be downloaded from the Hub ({type(error).__name__})") from None

@@ -31,9 +31,8 @@ from sdejax.model.parametrisation import (
 )
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.nn.params import from_names, shapes, to_names
-from sdejax.pretrained.files import digest
-from sdejax.pretrained.layout import with_our_axes
-from sdejax.pretrained.torch_files import image_side, read_torch
+from sdejax.pretrained.files import digest, read_torch
+from sdejax.pretrained.layout import image_side, with_our_axes
 from sdejax.sde.base import SDE
 from sdejax.sde.variance_exploding import VESDE
 from sdejax.sde.variance_preserving import VPSDE, DiscreteVPSDE, SubVPSDE

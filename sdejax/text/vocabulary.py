@@ -1,4 +1,4 @@
-"""Captions to tokens to vectors: a vocabulary of whole words and a small encoder over them."""
+"""Captions to tokens: a vocabulary of whole words."""
 
 import dataclasses
 import difflib
@@ -11,37 +11,33 @@ import jax.numpy as jnp
 import numpy as np
 
 PAD, EMPTY, UNKNOWN = 0, 1, 2
-
-
-_FIRST_WORD = 3
-
-
+_FIRST_WORD = 3  # the token of the first word
 _WORD = re.compile("[^\\W_]+(?:[.\u2019'&][^\\W_]+)*|#|\\*")
 
 
 def words_of(caption: str) -> list[str]:
-    """The lower-case words of a caption, punctuation dropped.
+    """Split a caption into lower-case words, without punctuation.
 
-    Hyphenated words are split: "ten-thirty" is read by a model that has only met "ten o'clock" and "two-thirty".
+    Hyphenated words are split. So a model that was trained on "ten o'clock" and "two-thirty" can read "ten-thirty".
     """
     return _WORD.findall(caption.lower())
 
 
 def _plain(word: str) -> str:
-    """A word as it is looked up: typed and typographic apostrophes are the same."""
+    """The form in which a word is looked up: a typographic apostrophe becomes a typed one."""
     return word.replace("\u2019", "'")
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """The words a model knows, in a fixed order, and the number of them that it reads of one caption."""
+    """The words that a model knows, in a fixed order. It reads the first `length` words of a caption."""
 
     words: tuple[str, ...]
     length: int
 
     @classmethod
     def of(cls, captions: list[str]) -> "Vocabulary":
-        """The words of `captions`, sorted, and the length of the longest caption."""
+        """Collect the words of `captions`, sorted. `length` is the number of words of the longest caption."""
         split = [words_of(caption) for caption in captions]
         words = sorted({word for caption in split for word in caption})
         return cls(tuple(words), max(1, *(len(caption) for caption in split)))
@@ -56,7 +52,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """How many tokens there are, the three special ones included."""
+        """The number of tokens, including the three special ones."""
         return _FIRST_WORD + len(self.words)
 
     @functools.cached_property
@@ -64,7 +60,10 @@ class Vocabulary:
         return {_plain(word): _FIRST_WORD + i for i, word in enumerate(self.words)}
 
     def encode(self, prompts: Sequence[str]) -> np.ndarray:
-        """Prompts to tokens (n, length) int32; an empty prompt is the token EMPTY, the unconditional model."""
+        """Convert prompts to tokens (n, length), int32.
+
+        An empty prompt becomes the token EMPTY, which selects the unconditional model.
+        """
         index = self._index
         tokens = np.full((len(prompts), self.length), PAD, np.int32)
         for row, prompt in zip(tokens, prompts, strict=True):
@@ -73,7 +72,7 @@ class Vocabulary:
         return tokens
 
     def unknown(self, prompt: str) -> dict[str, list[str]]:
-        """The words of `prompt` that the model does not know, each with the nearest that it knows."""
+        """List the words of `prompt` that the model does not know, each with the most similar words that it knows."""
         known = self._index
         return {
             word: difflib.get_close_matches(word, self.words, n=3, cutoff=0.5)

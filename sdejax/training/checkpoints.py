@@ -1,14 +1,13 @@
-"""Snapshots and checkpoints: two different things.
+"""Checkpoints of a run: by step, the whole training state and the position in the data, in orbax's format.
 
-A *snapshot* is for users: one set of parameters and what they mean, in a folder with model.json (architecture,
-process, vocabulary) and params.safetensors; `sdejax.load` takes it. A *checkpoint* is for the run that wrote it: the
-whole training state and the position in the data, in orbax's format, by step.
+A checkpoint is for the run that wrote it. A *snapshot* is for users: one set of parameters with its description
+(`sdejax.model.snapshot`).
 """
 
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 import jax
 import numpy as np
@@ -17,12 +16,34 @@ from jax.experimental import multihost_utils
 from sdejax.training.step import TrainState
 
 
-class Checkpoints:
-    """The checkpoints of one run, below a folder or at any path that orbax takes, such as gs://bucket/run.
+class Notes(TypedDict, total=False):
+    """What a resumed run needs besides the state.
 
-    Asynchronous and atomic. The newest `kept` stay, and each whose step `forever` divides. A checkpoint carries a
-    fingerprint of what it should hold, so that one that was cut short is recognised whatever its format makes of it.
-    All processes of a run call the same methods; `timeout` is the seconds that one waits for the others to write.
+    `position` is the number of images that all processes together have drawn. `losses` are those since the last row of
+    the metrics, `skipped` is the number of skipped steps, and `undecodable` are the indexes of images that cannot be
+    decoded.
+    """
+
+    position: int
+    losses: list[float]
+    skipped: int
+    undecodable: list[int]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder or at any path that orbax takes, such as gs://bucket/run.
+
+    They are written asynchronously, and each is written whole or not at all. A checkpoint has a fingerprint of its
+    arrays, so a damaged one is detected even if its format reads without an error. All processes of a run must call
+    the same methods.
+
+    **Arguments:**
+
+    - `folder`: where the checkpoints are.
+    - `kept`: how many of the newest checkpoints stay.
+    - `forever`: a checkpoint also stays if this divides its step (0: none).
+    - `timeout`: how many seconds a process waits for the others to write.
+    - `say`: is called with each warning.
     """
 
     def __init__(
@@ -50,83 +71,98 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """The newest complete step, or None."""
+        """The newest step with a complete checkpoint, or None."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, notes: dict[str, Any]) -> None:
-        """Start writing the state and `notes`, plain data; a later save or `close` waits for it."""
+    def save(self, state: TrainState, notes: Notes) -> None:
+        """Start to write the state and `notes`; a later save or `close` waits until they are written."""
         import orbax.checkpoint as ocp
 
         leaves = _named(state)
-        known = {**notes, "arrays": _described(leaves), "fingerprint": _fingerprint(leaves)}
-        arguments = ocp.args.Composite(state=ocp.args.StandardSave(leaves), notes=ocp.args.JsonSave(known))
+        written = {**notes, "arrays": _described(leaves), "fingerprint": _fingerprint(leaves)}
+        arguments = ocp.args.Composite(state=ocp.args.StandardSave(leaves), notes=ocp.args.JsonSave(written))
         self._manager.save(int(state.step), args=arguments)
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest state that is whole, on the devices where `like` is, and its notes; None where there is none.
+    def restore(self, like: TrainState) -> tuple[TrainState, Notes] | None:
+        """Read the newest undamaged checkpoint.
 
-        A damaged checkpoint is named, set aside under a name of its own, and the one before it taken.
+        A damaged checkpoint is reported and renamed, and the one before it is read instead. `like` is a state, or the
+        shapes of one, with the same arrays; each array is put on the devices of its counterpart.
 
-        **Raises:** `ValueError` where the checkpoint is of another network or optimiser, or all are damaged.
+        **Returns:** the state and its notes; None if there is no checkpoint.
+
+        **Raises:** `ValueError` if the checkpoint belongs to another network or optimiser, or if all are damaged.
         """
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             found = self._restored(step, like)
             if not isinstance(found, str):
                 return found
-            self._say(f"warning: the checkpoint {self.folder / str(step)} is damaged ({found}); taking the one before")
+            name = self.folder / str(step)
+            self._say(f"warning: the checkpoint {name} is damaged ({found}); reading the one before it")
             if jax.process_index() == 0:
-                (self.folder / str(step)).rename(self.folder / f"damaged-{step}")
+                name.rename(self.folder / f"damaged-{step}")
             multihost_utils.sync_global_devices(f"damaged {step}")
             self._manager.reload()
         if steps:
-            raise ValueError(f"checkpoints={str(self.folder)!r}: all are damaged; remove the folder to start anew")
+            raise ValueError(f"checkpoints={str(self.folder)!r}: all are damaged; remove the folder to start again")
         return None
 
-    def _restored(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]] | str:
-        """The state and notes of a step, or in a few words what is wrong with them."""
+    def _restored(self, step: int, like: TrainState) -> tuple[TrainState, Notes] | str:
+        """Read the state and notes of a step; if they are damaged, return a few words about the damage."""
         import orbax.checkpoint as ocp
 
         wanted = _named(like)
-        notes, state, wrong = {}, {}, ""
-        try:
-            notes = dict(self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"])
-            wrong = "" if {"arrays", "fingerprint"} <= set(notes) else "its notes are not whole"
-        except Exception as error:  # what a library makes of damaged files is any kind of exception
-            wrong = f"its notes cannot be read: {_first_line(error)}"
-        if not wrong and notes["arrays"] != _described(wanted):
+        read = self._read_notes(step)
+        if not isinstance(read, str) and read[1] != _described(wanted):
             raise ValueError(
                 f"checkpoints={str(self.folder)!r}: step {step} is of another network or optimiser, in "
-                f"{_difference(notes['arrays'], _described(wanted))}; give the run another folder (--out)"
+                f"{_difference(read[1], _described(wanted))}; give the run another folder (--out)"
             )
-        if not wrong:
+        state, damage = {}, read if isinstance(read, str) else ""
+        if not damage:
             abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
             try:
                 arguments = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
                 state = self._manager.restore(step, args=arguments)["state"]
             except Exception as error:
-                wrong = f"its arrays cannot be read: {_first_line(error)}"
-        # Where one process cannot read its part, all have to take the checkpoint before.
-        if bool(np.any(multihost_utils.process_allgather(np.asarray(bool(wrong))))):
-            return wrong or "another process cannot read its part"
-        if _fingerprint(state) != notes["fingerprint"]:
-            return "its arrays are not those that were written"
+                damage = f"its arrays cannot be read: {_first_line(error)}"
+        # If one process cannot read its part, all must read the checkpoint before.
+        any_damage = bool(np.any(multihost_utils.process_allgather(np.asarray(bool(damage)))))
+        if any_damage or isinstance(read, str):
+            return damage or "another process cannot read its part"
+        notes, _, fingerprint = read
+        if _fingerprint(state) != fingerprint:
+            return "its arrays differ from those that were written"
         leaves = [state[name] for name in wanted]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), notes
 
+    def _read_notes(self, step: int) -> tuple[Notes, dict[str, str], list[int]] | str:
+        """Read the notes, the description of the arrays and their fingerprint, or return a few words on the damage."""
+        import orbax.checkpoint as ocp
+
+        try:
+            read = dict(self._manager.restore(step, args=ocp.args.Composite(notes=ocp.args.JsonRestore()))["notes"])
+        except Exception as error:  # for damaged files, the libraries raise any kind of exception
+            return f"its notes cannot be read: {_first_line(error)}"
+        if not {"arrays", "fingerprint"} <= set(read):
+            return "its notes are incomplete"
+        arrays, fingerprint = read.pop("arrays"), read.pop("fingerprint")
+        return cast(Notes, read), arrays, fingerprint
+
     def close(self) -> None:
-        """Wait until everything is on disk."""
+        """Wait until everything is on the disk."""
         self._manager.wait_until_finished()
         self._manager.close()
 
 
-def _named(state: TrainState) -> dict[str, Any]:
-    """The arrays of a state by readable names, such as params.down.32x32.block0.conv0.kernel."""
+def _named(state: TrainState) -> dict[str, jax.Array]:
+    """The arrays of a state by readable names such as params.down.32x32.block0.conv0.kernel."""
     named = jax.tree_util.tree_flatten_with_path(state)[0]
     return {".".join(re.findall(r"\w+", jax.tree_util.keystr(path))): leaf for path, leaf in named}
 
 
-def _described(leaves: dict[str, Any]) -> dict[str, str]:
+def _described(leaves: dict[str, jax.Array]) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
 
 
@@ -139,10 +175,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _fingerprint(leaves: dict[str, Any]) -> list[int]:
-    """For each array, the sum of its bits as whole numbers modulo 2^32: the same in any order, on any devices.
+def _fingerprint(leaves: dict[str, jax.Array]) -> list[int]:
+    """For each array, the sum of its bits as whole numbers modulo 2^32. It does not depend on order or devices.
 
-    By numpy, each part where one process has it: a program for hundreds of arrays took longer to compile than to run.
+    Numpy computes it, and each process sums the parts that it holds. A compiled program for hundreds of arrays would
+    take longer to compile than to run.
     """
     arrays = [leaves[name] for name in sorted(leaves)]
     own = [_sum(part.data for part in array.addressable_shards if part.replica_id == 0) for array in arrays]

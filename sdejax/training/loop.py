@@ -15,11 +15,11 @@ from sdejax.training.checkpoints import Checkpoints
 from sdejax.training.config import Config, config_to_json
 from sdejax.training.console import Console, Metrics
 from sdejax.training.data.batches import batches
+from sdejax.training.dry_run import describe
 from sdejax.training.flops import peak_flops, step_flops
-from sdejax.training.plan import describe
-from sdejax.training.progress import Progress
 from sdejax.training.setup import Setup, set_up
 from sdejax.training.step import TrainState
+from sdejax.training.step_monitor import StepMonitor
 from sdejax.training.validation import Validation, lag, sample_sheet
 
 _IN_FLIGHT = 2  # steps that are given to the devices before the results of the first are looked at
@@ -50,7 +50,7 @@ def run(config: Config, processes: Processes = Processes(), dry_run: bool = Fals
         state, notes = checkpoints.restore(setup.abstract) or (setup.fresh_state(), {})
         start = int(state.step)
     console, metrics = Console(config, start, quiet=not first), Metrics(folder, start, quiet=not first)
-    progress = Progress(setup, notes, console, metrics, processes.timeout)
+    progress = StepMonitor(setup, notes, console, metrics, processes.timeout)
     position = notes.get("position", 0)  # how many images all processes together have drawn
     stream = batches(
         setup.images, setup.model.shape, setup.conditions, batch=config.batch, seed=config.seed, flip=config.flip,

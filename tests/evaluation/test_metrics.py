@@ -1,4 +1,4 @@
-"""Scores of images, by what is known of them in closed form."""
+"""Scores of images whose values are known in closed form."""
 
 import numpy as np
 import pytest
@@ -20,8 +20,8 @@ def _images(n, side=16, channels=3, seed=0):
     return np.random.default_rng(seed).uniform(-0.9, 0.9, (n, side, side, channels)).astype(np.float32)
 
 
-def test_l1_is_a_mean_of_what_files_can_hold():
-    """The tolerance is float64's. Rejects the mean of squares (0.01), [0, 1] for [-1, 1] (0.05), and no clipping."""
+def test_l1_is_the_mean_difference_of_clipped_images():
+    """Rejects the mean of squares (0.01), a range of [0, 1] (0.05), and images that are not clipped."""
     images = _images(3) * 0.5
     np.testing.assert_allclose(l1(images, images + np.float32(0.1)), 0.1, rtol=1e-6)
     far = np.full_like(images, 7.0)
@@ -30,9 +30,9 @@ def test_l1_is_a_mean_of_what_files_can_hold():
 
 @pytest.mark.parametrize("offset", [0.02, 0.3])
 def test_psnr_of_a_constant_offset(offset):
-    """20 log10(2 / offset). Rejects a peak of 1 (6 dB less) and of 255, and the L1 norm.
+    """The ratio is 20 log10(2 / offset). Rejects a peak of 1 (6 dB less) or 255, and the L1 norm.
 
-    Half the pixels are off by twice as much and half not at all: the squares' mean doubles, the L1 norm does not.
+    In the second case half of the pixels differ by twice the offset. This doubles the mean square, but not the L1 norm.
     """
     images = _images(2) * 0.3
     np.testing.assert_allclose(psnr(images, images + np.float32(offset)), 20 * np.log10(2 / offset), rtol=1e-5)
@@ -50,10 +50,10 @@ def test_psnr_of_equal_images_is_the_cap_and_rounding_to_files_is_below_it():
 
 
 def test_ssim_of_one_window_is_its_formula():
-    """An image of 11 x 11 pixels has one window, so that the paper's formula can be written out.
+    """An image of 11 x 11 pixels has one window, so the paper's formula can be computed directly.
 
-    1e-4: dm-pix takes variances in float32. Rejects a flat window, another width (1.0 or 2.0 differ by over 0.005
-    here), data in [-1, 1] with a range of 1, and k1 and k2 exchanged.
+    The tolerance 1e-4 covers dm-pix's variances in float32. Rejects a flat window, another width (1.0 or 2.0 differ by
+    more than 0.005 here), data in [-1, 1] with a range of 1, and swapped constants k1 and k2.
     """
     a = _images(1, 11, 1)
     b = np.clip(0.7 * a + 0.3 * _images(1, 11, 1, seed=1) + 0.1, -1, 1)
@@ -71,9 +71,10 @@ def test_ssim_of_one_window_is_its_formula():
 
 @pytest.mark.parametrize("side", [32, 11, 8, 3])
 def test_ssim_of_equal_and_of_flat_images_at_every_size(side):
-    """1 for equal images; flat ones differ in the mean alone. 1e-3: float32 variances of 0 beside c2 = 9e-4.
+    """The similarity is 1 for equal images, and known for flat images, which differ only in the mean.
 
-    Rejects a window larger than the image, which dm-pix would swap with it: flat images would score otherwise.
+    The tolerance 1e-3 covers variances of 0 in float32, which are added to c2 = 9e-4. Rejects a window larger than the
+    image, which dm-pix swaps with the image, and which gives flat images another score.
     """
     images = _images(2, side)
     np.testing.assert_allclose(ssim(images, images), 1.0, atol=1e-6)
@@ -81,11 +82,11 @@ def test_ssim_of_equal_and_of_flat_images_at_every_size(side):
     np.testing.assert_allclose(ssim(a, b), (2 * 0.4 * 0.8 + 1e-4) / (0.4**2 + 0.8**2 + 1e-4), atol=1e-3)
 
 
-def test_what_the_truth_changes_is_not_preserved():
-    """A change where the truth changes costs nothing, one elsewhere its size; the threshold is 4 of 255 levels."""
+def test_preservation_ignores_what_the_truth_changes():
+    """A change costs its size, unless the truth changes the pixel by more than the threshold of 4 of 255 levels."""
     source = np.full((1, 8, 8, 3), 0.2, np.float32)
     truth = source.copy()
-    truth[0, 2:5, 3:7, 1] = -0.5  # one channel is enough
+    truth[0, 2:5, 3:7, 1] = -0.5  # a change in one channel is enough
     truth[0, 0, 0] += np.float32(4 / 127.5)
     truth[0, 0, 1] += np.float32(5 / 127.5)
     kept = kept_pixels(source, truth)
@@ -99,32 +100,32 @@ def test_what_the_truth_changes_is_not_preserved():
     np.testing.assert_allclose(preservation(result, source, expected).values, 0.1, rtol=1e-5)
 
 
-def test_an_edit_that_may_change_everything_has_no_preservation_and_no_nan():
+def test_an_edit_that_may_change_everything_has_no_preservation_score():
     source = np.zeros((2, 8, 8, 3), np.float32)
     truth = np.stack([np.ones((8, 8, 3), np.float32), source[1]])
     found = preservation(truth, source, kept_pixels(source, truth))
-    np.testing.assert_array_equal(found.there, [False, True])
+    np.testing.assert_array_equal(found.exists, [False, True])
     assert np.isfinite(found.values).all()
 
 
-def test_the_truth_is_nearest_to_itself_and_equal_drawings_are_one():
+def test_the_truth_is_nearest_to_itself_and_equal_drawings_count_as_one():
     images = _images(50, 8)
     images[7] = images[3]
-    images[9] = images[8] + np.float32(1 / 127.5) * (np.arange(8) == 4)[:, None, None]  # nearly equal, but another
+    images[9] = images[8] + np.float32(1 / 127.5) * (np.arange(8) == 4)[:, None, None]  # nearly equal to image 8
     candidates = Candidates.of(images)
     assert candidates.nearest_is(images, images).all()
     assert candidates.nearest_is(images[3:4], images[7:8]).all()
     assert not candidates.nearest_is(images[8:9], images[9:10]).any()
-    # Nearer to the truth than to any other, though far from it; and past the middle to another.
+    # The result is far from the truth, but nearer to it than to any other image.
     between = 0.6 * images[:1] + 0.4 * images[1:2]
     assert candidates.nearest_is(between, images[:1]).all()
     assert not candidates.nearest_is(between, images[1:2]).any()
 
 
 def test_an_interval_covers_the_mean_at_about_its_level():
-    """Of 500 sets of 60 normal numbers, about 94.5% have the mean in their interval, give or take 1% (one deviation).
+    """The intervals of about 94.5% of 500 sets of 60 normal numbers should contain the mean; the deviation is 1%.
 
-    Rejects an interval of the values themselves (100%), one without the second tail halved (90%), and one of the sum.
+    Rejects an interval of the values themselves (100%), an interval with 5% in each tail (90%), and one of the sum.
     """
     random = np.random.default_rng(0)
     covered = 0
@@ -134,7 +135,7 @@ def test_an_interval_covers_the_mean_at_about_its_level():
     assert 0.92 <= covered / 500 <= 0.97
 
 
-def test_an_interval_is_reproduced_and_of_one_value_is_that_value():
+def test_an_interval_is_reproducible_and_that_of_one_value_is_this_value():
     values = np.random.default_rng(1).normal(size=20)
     assert bootstrap_interval(values) == bootstrap_interval(values)
     assert bootstrap_interval(np.array([2.5])) == (2.5, 2.5)
@@ -144,8 +145,8 @@ def test_an_interval_is_reproduced_and_of_one_value_is_that_value():
 
 
 def test_nan_is_an_error_that_names_the_edit():
-    with pytest.raises(ValueError, match="edit='b': its l1 is nan"):
+    with pytest.raises(ValueError, match=r"^edit='b': .*l1.*nan"):
         check_finite("l1", np.array([0.0, np.nan]), ["a", "b"])
     broken = _images(1)
     broken[0, 0, 0, 0] = np.nan
-    assert np.isnan(l1(broken, broken)).all() and np.isnan(psnr(broken, _images(1))).all()  # not hidden by clipping
+    assert np.isnan(l1(broken, broken)).all() and np.isnan(psnr(broken, _images(1))).all()  # clipping does not hide it

@@ -1,4 +1,4 @@
-"""CLIP, DINO and LPIPS with tiny or random weights, where torch and transformers are installed."""
+"""CLIP, DINO and LPIPS with tiny or random weights, if torch and transformers are installed."""
 
 import json
 
@@ -53,11 +53,12 @@ def dino(transformers, tmp_path_factory):
 
 
 def _write_alexnet(path, draw):
-    """The convolutions of torchvision's AlexNet, by its names and of its sizes: (number, out, in, side)."""
+    """Write the convolutions of torchvision's AlexNet with its names and sizes. `draw` makes an array of a shape."""
     import torch
 
+    # number, outputs, inputs, side
     layers = [(0, 64, 3, 11), (3, 192, 64, 5), (6, 384, 192, 3), (8, 256, 384, 3), (10, 256, 256, 3)]
-    weights = {"classifier.1.bias": torch.zeros(1)}  # the file has a classifier, which nobody asks for
+    weights = {"classifier.1.bias": torch.zeros(1)}  # torchvision's file has a classifier, which is not used
     for number, out, into, side in layers:
         weights[f"features.{number}.weight"] = draw(out, into, side, side) * (2.0 / (into * side**2)) ** 0.5
         weights[f"features.{number}.bias"] = torch.zeros(out)
@@ -69,15 +70,16 @@ def _write_alexnet(path, draw):
 def lpips(transformers, tmp_path_factory):
     import torch
 
-    pytest.importorskip("torchvision")  # which lpips imports
+    pytest.importorskip("torchvision")  # lpips imports it
     pytest.importorskip("lpips")
     return load_lpips(_write_alexnet(tmp_path_factory.mktemp("lpips") / "alexnet.pth", torch.randn))
 
 
-def test_a_clip_score_is_an_image_with_its_own_text(clip):
-    """One by one and in a batch alike: the padding of shorter texts counts for nothing. 1e-3 of 100: float32.
+def test_a_clip_score_compares_an_image_with_its_own_text(clip):
+    """A pair has the same score alone and in a batch, so the padding of short texts has no effect.
 
-    Rejects images paired with other texts, a missing attention mask, and a score that falls below 0.
+    The tolerance is 1e-3 of 100, for float32. Rejects images paired with other texts, a missing attention mask, and a
+    score below 0.
     """
     images, texts = _images(), ["red heart", "a", "a text of more letters than the model has places for"]
     scores = clip(images, texts)
@@ -97,7 +99,7 @@ def test_dino_of_an_image_with_itself_is_1_and_with_another_less(dino):
 
 @pytest.mark.parametrize("side", [8, 32, 64, 80])
 def test_lpips_is_0_for_equal_images_and_grows_with_the_change(lpips, side):
-    """Also for images that AlexNet would leave nothing of."""
+    """This includes images that are so small that AlexNet alone would reduce them to nothing."""
     images = _images(2, side)
     np.testing.assert_allclose(lpips(images, images), 0.0, atol=1e-6)
     noise = 0.5 * _images(2, side, seed=1)
@@ -106,7 +108,7 @@ def test_lpips_is_0_for_equal_images_and_grows_with_the_change(lpips, side):
 
 
 def test_the_weights_are_those_of_the_file(lpips, tmp_path):
-    """The same pair under the same weights once more, and under others. Rejects a network left at random."""
+    """The same weights give the same score, and other weights another. Rejects a network that keeps random weights."""
     import torch
 
     images, other = _images(2), _images(2, seed=1)
@@ -117,15 +119,15 @@ def test_the_weights_are_those_of_the_file(lpips, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["dino", "lpips"])
-def test_grey_images_are_seen_as_colour(name, request):
+def test_grey_images_score_like_colour_images(name, request):
     score, grey = request.getfixturevalue(name), _images(2, 40, 1)
     colour = np.repeat(grey, 3, -1)
     np.testing.assert_allclose(score(grey, -grey), score(colour, -colour), atol=1e-6)
 
 
 @pytest.mark.parametrize(("load", "option"), [(load_clip, "clip"), (load_dino, "dino"), (load_lpips, "lpips")])
-def test_weights_that_are_not_there_are_one_sentence(load, option, tmp_path):
+def test_missing_weights_are_one_sentence(load, option, tmp_path):
     where = str(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match=f"{option}='.*nowhere'") as error:
+    with pytest.raises(ValueError, match=f"^{option}='.*nowhere'") as error:
         load(where)
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Any picture in, the same size out, and files written whole or not at all."""
+"""Pictures of any kind are read, results have the size of the picture, and files are written whole or not at all."""
 
 import io
 import os
@@ -30,11 +30,11 @@ def test_every_byte_survives_the_round_trip():
 
 
 def test_a_value_that_is_not_finite_is_refused():
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match=r"^images: .*NaN"):
         to_bytes(np.array([np.nan]))
 
 
-def test_transparency_lies_on_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     # Rejects a bare convert("RGB"), which shows the hidden colour of transparent pixels.
     picture = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     picture.putpixel((1, 1), (0, 0, 255, 255))
@@ -44,7 +44,7 @@ def test_transparency_lies_on_white(tmp_path):
     assert opened.getpixel((1, 1)) == (0, 0, 255)
 
 
-def test_a_transparent_palette_colour_lies_on_white(tmp_path):
+def test_a_transparent_palette_colour_becomes_white(tmp_path):
     picture = Image.new("P", (2, 1))
     picture.putpalette([255, 0, 0, 0, 255, 0])
     picture.putpixel((1, 0), 1)
@@ -55,13 +55,13 @@ def test_a_transparent_palette_colour_lies_on_white(tmp_path):
 
 
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
-    # Pillow's own conversion of 16-bit grey clips at 255: a half-grey picture would turn white.
+    # Pillow's own conversion of 16-bit grey clips at 255, which turns a half-grey picture white.
     Image.fromarray(np.full((4, 4), 32768, np.uint16)).save(tmp_path / "d.png")
     assert open_image(tmp_path / "d.png").getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_a_dark_sixteen_bit_picture_stays_dark(tmp_path):
-    # Rejects guessing the depth from the brightest value: 200 of 65535 is black, not light grey.
+    # Rejects a depth that is guessed from the brightest value: 200 of 65535 is black, not light grey.
     Image.fromarray(np.full((4, 4), 200, np.uint16)).save(tmp_path / "dark.png")
     assert open_image(tmp_path / "dark.png").getpixel((0, 0)) == (1, 1, 1)
 
@@ -70,7 +70,7 @@ def test_a_rotated_photo_is_turned_upright(tmp_path):
     picture = Image.new("RGB", (6, 2), "white")
     picture.putpixel((0, 0), (255, 0, 0))
     exif = picture.getexif()
-    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    exif[0x0112] = 6  # the camera was turned; the picture must be rotated by 90 degrees clockwise
     picture.save(tmp_path / "r.png", exif=exif)
     opened = open_image(tmp_path / "r.png")
     assert opened.size == (2, 6)
@@ -92,7 +92,7 @@ def test_a_bad_file_is_named(tmp_path, how):
 
 @pytest.mark.parametrize("size", [(32, 32), (100, 40), (17, 90), (512, 512), (5, 3)])
 def test_a_placement_returns_to_the_picture_size_and_place(size):
-    # A smooth picture comes back up to the resampling. Rejects swapped width and height, and a wrong offset.
+    # A smooth picture comes back, apart from the resampling. Rejects swapped width and height, and a wrong offset.
     width, height = size
     y, x = np.mgrid[0:height, 0:width]
     picture = np.stack([np.cos(2 * y / height), np.sin(2 * x / width), (x + y) / (width + height)], -1)
@@ -110,13 +110,13 @@ def test_a_picture_of_the_model_size_is_not_resampled():
     np.testing.assert_array_equal(placement.from_model(picture), picture)
 
 
-def test_white_of_a_mask_edits_and_transparent_keeps(tmp_path):
+def test_a_mask_edits_where_it_is_white_and_keeps_where_it_is_transparent(tmp_path):
     mask = Image.new("LA", (3, 1), (255, 255))
     mask.putpixel((1, 0), (0, 255))
     mask.putpixel((2, 0), (255, 0))
     mask.save(tmp_path / "m.png")
     np.testing.assert_array_equal(open_mask(tmp_path / "m.png", (3, 1))[0, :, 0], [1.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="3 x 1, must be the image's 4 x 1"):
+    with pytest.raises(ValueError, match=r"^mask=.*m\.png': is 3 x 1, must be the image's 4 x 1"):
         open_mask(tmp_path / "m.png", (4, 1))
 
 

@@ -1,4 +1,4 @@
-"""Words and the encoder over them."""
+"""The vocabulary, and the encoder of its tokens."""
 
 import numpy as np
 from flax import nnx
@@ -14,7 +14,7 @@ def test_words_of_a_unicode_name():
     assert words_of("flag: St. Kitts & Nevis") == ["flag", "st", "kitts", "nevis"]
 
 
-def test_every_known_word_has_a_token_of_its_own():
+def test_each_known_word_has_its_own_token():
     tokens = [VOCABULARY.encode([word])[0, 0] for word in VOCABULARY.words]
     assert len(set(tokens)) == len(VOCABULARY.words)
     assert min(tokens) > max(PAD, EMPTY, UNKNOWN)
@@ -41,7 +41,7 @@ def test_the_nearest_words_are_named():
 
 
 def test_padding_changes_nothing():
-    # Rejects a mean over the padding and an attention without its mask: the encoder then depends on `length`.
+    # Rejects a mean over the padding and an attention without a mask. With either, the result depends on `length`.
     encoder = TextEncoder(VOCABULARY.size, 8, 8, 2, np.float32, nnx.Rngs(0))
     encoder.mix.kernel[...] = np.eye(8)
     short = np.array([[5, 6]], np.int32)
@@ -54,7 +54,7 @@ def test_padding_changes_nothing():
 
 
 def test_the_order_of_words_matters():
-    # Rejects a bag of words: positions must reach the output.
+    # Rejects a bag of words: the output must depend on the positions.
     encoder = TextEncoder(VOCABULARY.size, 4, 8, 2, np.float32, nnx.Rngs(0))
     _, pooled, _ = encoder(np.array([[5, 6, PAD, PAD], [6, 5, PAD, PAD]], np.int32))
     assert np.abs(pooled[0] - pooled[1]).max() > 1e-3

@@ -1,4 +1,4 @@
-"""A batch is its position: whatever the seed, processes, threads and workers, and whatever cannot be decoded."""
+"""A batch depends on its position and the seed, but not on processes, threads, workers or undecodable images."""
 
 import contextlib
 import io
@@ -23,7 +23,7 @@ SHAPE = (16, 12, 3)
 
 
 def _draw(images, count, *, batch=4, seed=0, **options):
-    """The rows of `count` batches, joined; the tokens are the images' own indexes."""
+    """Draw `count` batches and join their rows. The tokens are the indexes of the images."""
     tokens = np.arange(len(images.names))[:, None]
     stream = batches(images, SHAPE, tokens, batch=batch, seed=seed, **options)
     drawn = [next(stream) for _ in range(count)]
@@ -44,7 +44,7 @@ def emoji():
 
 @pytest.fixture
 def damaged(tmp_path):
-    """The dozen, of which 3 is cut short, 7 and 8 are text, and the last is empty."""
+    """The 12 emoji, with image 3 cut short, 7 and 8 replaced by text, and the last one emptied."""
     shutil.copytree(EMOJI, tmp_path / "damaged")
     files = sorted((tmp_path / "damaged").glob("*.png"))
     files[3].write_bytes(files[3].read_bytes()[:-200])
@@ -65,6 +65,7 @@ class _One:
 
     names = ("one",)
     captions = ("",)
+    classes = ("",)
 
     def __init__(self, array):
         self.data = _png(array)
@@ -74,8 +75,8 @@ class _One:
 
 
 def test_a_batch_is_its_position(emoji):
-    # Rejects a resumed run that starts the epoch again, and one that counts its position in batches. A batch that was
-    # of another size before counts images alike: positions 20 to 44.
+    # Rejects a resumed run that starts the epoch again, and one that counts its position in batches. Positions count
+    # images, so batches of any size give the same images at positions 20 to 44.
     whole = _draw(emoji, 11, flip=True, crop="random")
     for start, batch, count in ((20, 4, 6), (20, 6, 4), (17, 3, 9)):
         resumed = _draw(emoji, count, batch=batch, start=start, flip=True, crop="random")
@@ -83,7 +84,8 @@ def test_a_batch_is_its_position(emoji):
 
 
 def test_a_position_may_be_far(emoji):
-    # A run of a billion steps of 4096. Rejects positions in 31 or 32 bits, and lists of the positions before.
+    # This is a run of a billion steps of 4096 images. Rejects positions of 31 or 32 bits, and a list of all earlier
+    # positions.
     far = 2**42 + 8
     drawn = _draw(emoji, 6, start=far)["tokens"]
     np.testing.assert_array_equal(drawn, _draw(emoji, 7, start=far - 4)["tokens"][4:])
@@ -91,8 +93,9 @@ def test_a_position_may_be_far(emoji):
         assert (drawn != _draw(emoji, 6, start=far % 2**bits)["tokens"]).any()
 
 
-def test_every_epoch_is_a_permutation_of_its_own(emoji):
-    # 12 images, batches of 4: three batches are an epoch. Rejects sampling with replacement, and one order for all.
+def test_each_epoch_is_another_permutation(emoji):
+    # With 12 images and batches of 4, an epoch is three batches. Rejects sampling with replacement, and the same order
+    # in all epochs.
     epochs = _draw(emoji, 12)["tokens"].reshape(4, 12)
     for epoch in epochs:
         assert sorted(epoch) == list(range(12))
@@ -100,10 +103,10 @@ def test_every_epoch_is_a_permutation_of_its_own(emoji):
     assert (_draw(emoji, 12, seed=1)["tokens"].reshape(4, 12) != epochs).any()
 
 
-def test_first_places_are_even(emoji):
-    # Over 600 epochs each image comes first 50 times, and second: chi-square with 11 degrees of freedom is above 40
-    # once in 25000. Rejects epochs that share a part of their order. Neighbours in one epoch are so in another at
-    # chance: the 11 steps from image to image, modulo 12, are each taken 600 times (rejects rotations of one order).
+def test_permutations_are_uniform(emoji):
+    # In 600 epochs each image should be first 50 times, and second 50 times. Chi-square with 11 degrees of freedom is
+    # above 40 once in 25000. Rejects epochs that share a part of their order. The difference of neighbouring indexes
+    # modulo 12 should take each of its 11 values 600 times. Rejects rotations of one order.
     epochs = _draw(emoji, 100, batch=72)["tokens"].reshape(600, 12)
     for place in (0, 1):
         counts = np.bincount(epochs[:, place], minlength=12)
@@ -114,7 +117,8 @@ def test_first_places_are_even(emoji):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_processes_share_one_batch(emoji, processes):
-    # Rejects shards of the data set by process (another order), rows dealt in turn, and augmentations by local row.
+    # Rejects a data set that is split by process (another order), rows that are dealt in turn, and augmentations that
+    # depend on the local row.
     settings = {"batch": 8, "flip": True, "crop": "random", "start": 5}
     whole = _draw(emoji, 6, **settings)
     parts = [_draw(emoji, 6, process=p, processes=processes, **settings) for p in range(processes)]
@@ -125,7 +129,7 @@ def test_processes_share_one_batch(emoji, processes):
 
 
 def test_threads_and_workers_change_nothing(damaged):
-    # Rejects batches in the order in which they were finished, and worker processes that deal out rows.
+    # Rejects batches in the order in which they are finished, and rows that are dealt out to workers.
     settings = {"flip": True, "crop": "random", "start": 7}
     one = _draw(damaged, 9, threads=1, **settings)
     _assert_same(one, _draw(damaged, 9, threads=4, **settings))
@@ -134,14 +138,14 @@ def test_threads_and_workers_change_nothing(damaged):
 
 
 def test_workers_outlive_the_signals_that_ask_a_run_to_stop(emoji):
-    # A terminal and a job scheduler send them to every process, and the run still has steps to finish.
+    # A terminal or a job scheduler sends them to every process, but the run still has to finish its steps.
     expected = _draw(emoji, 30)
     tokens = np.arange(12)[:, None]
     stream = batches(emoji, SHAPE, tokens, batch=4, seed=0, threads=1, workers=1)
     drawn = [next(stream)]
     (worker,) = multiprocessing.active_children()
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        os.kill(worker.pid, asked)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
     drawn += [next(stream) for _ in range(29)]
     stream.close()
     np.testing.assert_array_equal(np.concatenate([one["tokens"] for one in drawn]), expected["tokens"])
@@ -149,7 +153,7 @@ def test_workers_outlive_the_signals_that_ask_a_run_to_stop(emoji):
 
 
 def test_workers_do_not_outlive_the_run(tmp_path):
-    # They hold the standard output that is waited for here, and a killed run cannot tell them.
+    # A killed run cannot tell its workers to end. They would keep its standard output open, and this test would wait.
     code = (
         "import os, sys\n"
         "from sdejax.training.data.batches import batches\n"
@@ -166,15 +170,15 @@ def test_workers_do_not_outlive_the_run(tmp_path):
     assert done.returncode == -9, done.stderr.decode()
 
 
-def test_what_is_kept_in_memory_changes_nothing(damaged, monkeypatch):
-    # Rejects a mirrored or substituted image that is kept in the place of the image.
+def test_images_kept_in_memory_change_nothing(damaged, monkeypatch):
+    # Rejects a mirrored image or a replacement that is kept as the image itself.
     kept = _draw(damaged, 12, flip=True)
     monkeypatch.setattr(sdejax.training.data.batches, "_CACHE_BYTES", 0)
     _assert_same(kept, _draw(damaged, 12, flip=True))
 
 
 def _draw_one(array, shape, count, **options):
-    """The images at the first `count` positions of a set of one image."""
+    """Draw the first `count` positions of a set of one image."""
     stream = batches(_One(array), shape, None, batch=50, **options)
     drawn = [next(stream)["image"] for _ in range(count // 50)]
     stream.close()
@@ -182,15 +186,16 @@ def _draw_one(array, shape, count, **options):
 
 
 def _signs(seed):
-    """1 where a position's image is mirrored, else -1."""
+    """1 for each position whose image is mirrored, else -1."""
     picture = np.zeros((4, 4, 3), np.uint8)
     picture[:, :2] = 255
     return np.where(_draw_one(picture, (4, 4, 3), 2500, seed=seed, flip=True)[:, 0, 0, 0] == 0, 1, -1)
 
 
 def test_half_of_the_images_are_mirrored():
-    # 2500 positions of one image: sums of signs are 0 +- 50. Rejects other rates, and a flip that is the image's for
-    # good; products of neighbours reject flips in turn and batches that flip together, those of seeds one for all.
+    # The sum of 2500 independent signs is 0 with a standard deviation of 50. The sum itself rejects other rates, and a
+    # flip that is fixed per image. The sums of products reject flips in turn (lag 1 and 2), batches that flip together
+    # (lag 1), flips that repeat with the batch (lag 50), and flips that are the same for all seeds.
     signs = _signs(0)
     for total in (signs.sum(), *((signs[n:] * signs[:-n]).sum() for n in (1, 2, 50)), (signs * _signs(1)).sum()):
         assert abs(total) < 4 * 50
@@ -204,10 +209,10 @@ def test_mirrored_images_are_their_mirror_image(emoji):
 
 
 @pytest.mark.parametrize("across", [True, False])
-def test_random_crops_reach_every_offset_alike(across):
-    # Of 9 x 4 pixels, 4 x 4: six offsets, 300 times each, chi-square with 5 degrees of freedom is above 27 once in
-    # 20000. Rejects offsets that leave out an end, rounding that halves the ends' share (chi-square 120), and
-    # resampling between pixels.
+def test_random_crops_are_uniform_over_the_offsets(across):
+    # A window of 4 x 4 in 9 x 4 pixels has six offsets, so each should occur 300 times. Chi-square with 5 degrees of
+    # freedom is above 27 once in 20000. Rejects offsets that leave out an end, rounding that halves the share of the
+    # ends (chi-square 120), and resampling between pixels.
     wide = np.tile(np.arange(9, dtype=np.uint8) * 20, (4, 1))
     picture = wide if across else wide.T
     cropped = _draw_one(picture, (4, 4, 1), 1800, seed=0, crop="random")[..., 0]
@@ -219,9 +224,9 @@ def test_random_crops_reach_every_offset_alike(across):
     assert (np.square(counts - 300.0) / 300.0).sum() < 27.0
 
 
-def test_what_is_mirrored_and_how_it_is_cropped_have_nothing_to_do_with_each_other():
-    # Offsets 0 to 5 have the variance 35/12: over 1800 positions, offset times sign is 0 +- 72. Rejects one draw for
-    # both.
+def test_mirroring_and_crops_are_independent():
+    # The offsets 0 to 5 have the variance 35/12. So the sum of offset times sign over 1800 positions is 0 with a
+    # standard deviation of 72. Rejects one random number for both.
     wide = np.tile(np.arange(9, dtype=np.uint8) * 20, (4, 1))
     row = _draw_one(wide, (4, 4, 1), 1800, seed=0, crop="random", flip=True)[:, 0, :, 0].astype(int)
     signs = np.sign(row[:, 1] - row[:, 0])
@@ -231,7 +236,7 @@ def test_what_is_mirrored_and_how_it_is_cropped_have_nothing_to_do_with_each_oth
 @pytest.mark.parametrize("size", [(97, 33), (33, 97), (640, 481), (64, 64), (7, 1001), (1, 1)])
 @pytest.mark.parametrize("shape", [(32, 32, 3), (20, 33, 3), (3, 1, 3)])
 def test_any_size_is_cropped_to_any_shape(size, shape):
-    # A constant picture stays constant: rejects windows that reach beyond the image, and Pillow's refusal of them.
+    # A constant picture stays constant. Rejects windows that extend beyond the image, which Pillow may also refuse.
     data = _png(np.full((size[1], size[0], 3), 77, np.uint8))
     for crop in ("center", "random", "stretch"):
         for at in ((0.0, 0.0), (0.5, 0.5), (1.0 - 2**-53,) * 2):
@@ -239,8 +244,8 @@ def test_any_size_is_cropped_to_any_shape(size, shape):
 
 
 def test_center_cuts_off_the_sides_and_stretch_keeps_them():
-    # A quarter red, a half green, a quarter blue; the ends of a row tell. Rejects one crop for the other, a crop from
-    # the corner, and heights taken for widths.
+    # The picture is a quarter red, a half green and a quarter blue, so the ends of a row show what was cut off. Rejects
+    # one crop instead of the other, a crop from the corner, and swapped height and width.
     picture = np.zeros((64, 128, 3), np.uint8)
     picture[:, :32, 0] = picture[:, 32:96, 1] = picture[:, 96:, 2] = 255
     for turned in (False, True):
@@ -260,7 +265,7 @@ def _jpeg(image, **options):
 
 
 def _scene(size):
-    """A photo-like picture: a slope of colour with sharp and with fine things on it."""
+    """A photo-like picture: a colour gradient with fine waves and sharp ellipses."""
     down, across = np.mgrid[0 : size[1], 0 : size[0]]
     slope = np.stack([255 * across / size[0], 255 * down / size[1], 128 + 127 * np.sin(across / 9.0 + down / 7.0)], -1)
     image = Image.fromarray(slope.astype(np.uint8))
@@ -271,9 +276,9 @@ def _scene(size):
     return image
 
 
-def test_a_large_jpeg_is_decoded_small_without_harm():
-    # The decoder's own shrinking against that of the whole image, in levels of 255: 0.3. Down to twice the size instead
-    # of three times, the mean is 1.3; with a window that is off by a pixel, above 5.
+def test_a_large_jpeg_is_reduced_while_it_is_decoded_without_harm():
+    # The mean difference to a reduction of the fully decoded image is 0.3 of 255 levels. If the decoder reduces it to
+    # twice the final size instead of three times, it is 1.3. With a window that is wrong by a pixel it is above 5.
     image = _scene((1600, 1200))
     data = _jpeg(image)
     with Image.open(io.BytesIO(data)) as opened:
@@ -281,8 +286,8 @@ def test_a_large_jpeg_is_decoded_small_without_harm():
     assert np.abs(decode(data, (64, 64, 3)) - whole).mean() < 0.6
 
 
-def test_pictures_are_upright_on_white_and_of_8_bits():
-    # Orientation 6: what is at the left of the stored rows is on top. Rejects a window in the stored orientation.
+def test_pictures_are_turned_upright_put_on_white_and_reduced_to_8_bits():
+    # With orientation 6, the left side of the stored picture is the top. Rejects a window in the stored orientation.
     stored = np.zeros((32, 96, 3), np.uint8)
     stored[:, :48] = 255
     exif = Image.Exif()
@@ -304,24 +309,24 @@ def test_captions_belong_to_their_images(emoji):
     assert pixel[0] > 180 > pixel[2]
 
 
-def test_another_image_stands_in_for_one_that_cannot_be_decoded(emoji, damaged):
-    # The next in the listing that can be decoded, round its end, with its own tokens. Every other row is what it would
-    # be: rejects images that are left out, which would shift all positions after them.
+def test_the_next_image_replaces_one_that_cannot_be_decoded(emoji, damaged):
+    # The replacement is the next image that can be decoded, with its own tokens; the first image follows the last. All
+    # other rows stay as they are. Rejects images that are left out, which shifts all later positions.
     whole, patched = _draw(emoji, 12, flip=True), _draw(damaged, 12, flip=True)
     drawn = whole["tokens"][:, 0]
-    stands_in = np.array([0, 1, 2, 4, 4, 5, 6, 9, 9, 9, 10, 0])
-    np.testing.assert_array_equal(patched["tokens"][:, 0], stands_in[drawn])
-    np.testing.assert_array_equal(patched["undecodable"], np.where(stands_in[drawn] == drawn, -1, drawn))
+    replacement = np.array([0, 1, 2, 4, 4, 5, 6, 9, 9, 9, 10, 0])
+    np.testing.assert_array_equal(patched["tokens"][:, 0], replacement[drawn])
+    np.testing.assert_array_equal(patched["undecodable"], np.where(replacement[drawn] == drawn, -1, drawn))
     np.testing.assert_array_equal(whole["undecodable"], -1)
     fine = patched["undecodable"] < 0
     np.testing.assert_array_equal(patched["image"][fine], whole["image"][fine])
-    expected = load(emoji, stands_in[drawn], SHAPE)
+    expected = load(emoji, replacement[drawn], SHAPE)
     same = (patched["image"] == expected).all(axis=(1, 2, 3))
     assert (same | (patched["image"][:, :, ::-1] == expected).all(axis=(1, 2, 3))).all()
-    np.testing.assert_array_equal(load(damaged, range(12), SHAPE), load(emoji, stands_in, SHAPE))
+    np.testing.assert_array_equal(load(damaged, range(12), SHAPE), load(emoji, replacement, SHAPE))
 
 
-def test_undecodable_images_are_named_and_counted_once(damaged):
+def test_an_undecodable_image_is_named_and_counted_once(damaged):
     undecodable = Undecodable(damaged)
     drawn = _draw(damaged, 9)["undecodable"]  # three epochs
     bad = [damaged.names[index] for index in (3, 7, 8, 11)]
@@ -329,25 +334,25 @@ def test_undecodable_images_are_named_and_counted_once(damaged):
     assert undecodable.note(drawn) == []
     assert undecodable.count == 4
     assert undecodable.names == bad
-    assert undecodable.over(0.33)
-    assert not undecodable.over(4 / 12)
+    assert undecodable.exceeds(0.33)
+    assert not undecodable.exceeds(4 / 12)
     assert undecodable.message() == "\n  ".join(["4 of 12 images (33.33%) cannot be decoded:", *bad])
     resumed = Undecodable(damaged, undecodable.indexes)
     assert resumed.note(drawn) == []
     assert resumed.names == bad
 
 
-def test_a_set_without_one_sound_image_stops(tmp_path):
+def test_a_set_without_a_decodable_image_is_an_error(tmp_path):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_text("no image")
-    with pytest.raises(ValueError, match=r"^data: 2 images in a row cannot be decoded, from '[ab].png' on"):
+    with pytest.raises(ValueError, match=r"^data: 2 images .*'[ab].png'"):
         next(batches(open_images(tmp_path), SHAPE, None, batch=2, seed=0))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
-def test_a_damaged_file_is_a_value_error_whatever_pillow_makes_of_it():
-    # Up to three bytes of the head of a file are spoilt, of a fifth of them the end is lost. Pillow raises five kinds
-    # of errors, among them SyntaxError and, for headers that tell of vast images, DecompressionBombError.
+def test_a_damaged_file_is_a_value_error_whatever_pillow_raises():
+    # Up to three bytes at the beginning of a file are changed, and a fifth of the files lose their end. Pillow raises
+    # five kinds of errors, among them SyntaxError and, if a header says that the image is huge, DecompressionBombError.
     random = np.random.default_rng(0)
     for kind in ("PNG", "BMP"):
         buffer = io.BytesIO()
@@ -363,5 +368,5 @@ def test_a_damaged_file_is_a_value_error_whatever_pillow_makes_of_it():
 
 
 def test_a_batch_must_divide_over_the_processes(emoji):
-    with pytest.raises(ValueError, match=r"^batch=6: must be a multiple of the number of processes, 4$"):
+    with pytest.raises(ValueError, match=r"^batch=6: .*4$"):
         batches(emoji, SHAPE, None, batch=6, seed=0, processes=4)

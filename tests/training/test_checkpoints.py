@@ -1,4 +1,4 @@
-"""Snapshots come back bit for bit, and damaged ones are named."""
+"""Snapshots and checkpoints come back bit for bit, and damaged ones are named."""
 
 import json
 import os
@@ -82,13 +82,13 @@ NOTES = {"position": 12, "losses": [0.1]}
 
 
 def _state(width=48):
-    """A state of a few arrays: what they are of is nothing to a checkpoint."""
+    """A state of a few arrays; a checkpoint does not depend on what they mean."""
     values = np.random.default_rng(0).standard_normal((2, 512, width), np.float32)
     return init_state({"kernel": jnp.asarray(values[0]), "bias": jnp.asarray(values[1, 0])}, optax.adam(1e-3))
 
 
 def _saved(folder, steps, **options):
-    """Checkpoints of states whose every array is moved by the step."""
+    """Save a checkpoint at each of `steps`, of a state to whose arrays the step was added."""
     state = _state()
     checkpoints = Checkpoints(folder, **options)
     for step in steps:
@@ -108,12 +108,12 @@ def test_a_checkpoint_keeps_the_newest_and_restores_every_bit(tmp_path):
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b + 5)
     kept = sorted(int(folder.name) for folder in (tmp_path / "run").iterdir() if folder.name.isdigit())
-    assert kept == [2, 4, 5]  # the newest two, and those that 2 divides
+    assert kept == [2, 4, 5]  # the newest two, and those whose step 2 divides
 
 
 @pytest.mark.parametrize("damage", ["cut in half", "emptied", "removed", "flipped bits", "no notes"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, damage):
-    """Rejects arrays that quietly come back as zeros where their file is gone, and a run that starts over."""
+    """Rejects arrays that come back as zeros without an error if their file is gone, and a run that starts again."""
     state = _saved(tmp_path / "run", (1, 2))
     broken = tmp_path / "run" / "2"
     files = [file for file in broken.rglob("*") if file.is_file()]
@@ -124,7 +124,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
         os.truncate(data, 0)
     if damage == "removed":
         data.unlink()
-    if damage == "flipped bits":  # one in each file of arrays: some of what is in them is not read again
+    if damage == "flipped bits":  # a bit in each file of arrays, because not all of a file is read again
         for file in (file for file in files if file.parent.name == "d"):
             content = bytearray(file.read_bytes())
             content[len(content) // 2] ^= 1
@@ -139,49 +139,47 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
     assert (int(restored.step), notes["position"]) == (1, 1)
     assert len(said) == 1
     assert f"{broken} is damaged" in said[0]
-    checkpoints.save(jax.tree.map(lambda leaf: leaf + 2, state), NOTES)  # the run comes to step 2 again
+    checkpoints.save(jax.tree.map(lambda leaf: leaf + 2, state), NOTES)  # the run reaches step 2 again
     checkpoints.close()
     assert int(Checkpoints(tmp_path / "run").restore(state)[0].step) == 2
 
 
-def test_without_a_whole_checkpoint_nothing_starts_over(tmp_path):
+def test_if_all_checkpoints_are_damaged_no_run_starts_again(tmp_path):
     state = _saved(tmp_path / "run", (1,))
     for file in (tmp_path / "run" / "1").rglob("*"):
         if file.is_file():
             os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(ValueError, match=r"run.*all are damaged; remove the folder"):
+    with pytest.raises(ValueError, match=r"^checkpoints=.*run': all are damaged"):
         Checkpoints(tmp_path / "run").restore(state)
 
 
 def test_a_checkpoint_of_another_network_is_not_called_damaged(tmp_path):
     _saved(tmp_path / "run", (1,))
-    with pytest.raises(
-        ValueError, match=r"another network or optimiser, in params.bias: .*\[48\], now .*\[32\]; .*--out"
-    ):
+    with pytest.raises(ValueError, match=r"^checkpoints=.*params.bias: .*\[48\], now .*\[32\]; .*--out"):
         Checkpoints(tmp_path / "run").restore(_state(width=32))
     assert (tmp_path / "run" / "1").is_dir()
 
 
 def test_a_checkpoint_comes_back_on_another_number_of_devices(tmp_path):
-    """Written over four devices, read over two and by one, bit for bit. Rejects shardings kept from the writing."""
-    state, plans = _state(), []
+    """It is written from four devices and read on two and on one, bit for bit. Rejects the shardings of the writer."""
+    state, placed = _state(), []
     for devices in (4, 2, 1):
         mesh = train_mesh(devices, jax.devices()[:devices])
-        plans.append(place(state, state_shardings(state, mesh)))
-    widest = max(jax.tree.leaves(plans[0]), key=lambda leaf: leaf.size)
+        placed.append(place(state, state_shardings(state, mesh)))
+    widest = max(jax.tree.leaves(placed[0]), key=lambda leaf: leaf.size)
     assert len({str(shard.index) for shard in widest.addressable_shards}) == 4
     checkpoints = Checkpoints(tmp_path / "run")
-    checkpoints.save(plans[0], NOTES)
+    checkpoints.save(placed[0], NOTES)
     checkpoints.close()
-    for plan in plans[1:]:
-        restored, _ = Checkpoints(tmp_path / "run").restore(plan)
-        for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(plan), strict=True):
+    for like in placed[1:]:
+        restored, _ = Checkpoints(tmp_path / "run").restore(like)
+        for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(like), strict=True):
             assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_path_elsewhere_is_left_as_it_is():
-    # Rejects gs:/bucket below the working folder, which is what an absolute path of it would be.
+def test_the_path_of_a_bucket_stays_as_it_is():
+    # Rejects gs:/bucket in the working folder, which is its absolute path.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("orbax.checkpoint.CheckpointManager", lambda folder, options: None)
         assert str(Checkpoints("gs://bucket/run").folder) == "gs://bucket/run"

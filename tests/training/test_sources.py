@@ -1,4 +1,4 @@
-"""One set of images is the same set in every format; what is wrong with a set is one sentence."""
+"""A set of images is the same set in every format, and a fault of a set is one sentence."""
 
 import concurrent.futures
 import io
@@ -38,7 +38,7 @@ def _write_zip(path, files, method, extra):
         for name, data in [*files, *extra]:
             member = zipfile.ZipInfo(name)
             member.compress_type = method
-            member.extra = b"\xfe\xca\x04\x00more"  # as other programs keep times and owners
+            member.extra = b"\xfe\xca\x04\x00more"  # other programs keep times and owners there
             packed.writestr(member, data)
 
 
@@ -65,7 +65,7 @@ def _write_arrow(path, table, make=pa.ipc.new_file):
 
 @pytest.fixture(scope="module")
 def formats(tmp_path_factory):
-    """The dozen emoji of tests/emoji, in every format, written in orders of their own."""
+    """The 12 emoji of tests/emoji in every format, each written in a different order."""
     top = tmp_path_factory.mktemp("formats")
     for name in ("sidecars/a", "zips", "shards", "parquet", "arrow", "stream"):
         (top / name).mkdir(parents=True)
@@ -103,8 +103,8 @@ def _open(formats, kind, **options):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_set_is_the_same_in_every_format(formats, kind):
-    # Rejects the order in which an archive was written, captions of the neighbour, bytes that start or end elsewhere,
-    # and shards that are read over each other.
+    # Rejects the order in which an archive was written, captions of a neighbour, bytes that start or end at a wrong
+    # place, and images of one shard that are read from another.
     images = _open(formats, kind)
     assert [images.read(i) for i in range(len(images.names))] == [(EMOJI / name).read_bytes() for name in FILES]
     assert list(images.captions) == [CAPTION[name] for name in FILES]
@@ -124,17 +124,18 @@ def test_a_set_trains_alike_in_every_format(formats, kind):
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_source_goes_to_another_process(formats, kind):
-    # It is pickled after it was read from: rejects open files and memory maps that go along, and ones that stay behind.
+    # It is pickled after it was read from. Rejects a pickle that holds open files, memory maps or images, and one that
+    # cannot be read from.
     images = _open(formats, kind)
     before = images.read(7)
     data = pickle.dumps(images)
-    assert len(data) < 5000  # the dozen emoji are 17 kB
+    assert len(data) < 5000  # the 12 emoji have 17 kB
     assert pickle.loads(data).read(7) == before
 
 
 @pytest.mark.parametrize("kind", ["zip", "zip of a folder", "tar", "stream"])
-def test_threads_read_at_once(formats, kind):
-    # Rejects one file position that all threads share.
+def test_threads_read_at_the_same_time(formats, kind):
+    # Rejects a file position that the threads share.
     images = _open(formats, kind)
     order = np.random.default_rng(0).integers(0, 12, 2000).tolist()
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
@@ -142,7 +143,7 @@ def test_threads_read_at_once(formats, kind):
             assert data == (EMOJI / FILES[index]).read_bytes()
 
 
-def test_an_image_is_found_by_its_name(formats):
+def test_a_name_says_where_the_image_is(formats):
     names = {kind: _open(formats, kind).names[7] for kind in FORMATS}
     assert names["folder"] == FILES[7]
     assert names["sidecars"] == f"a/{FILES[7]}"
@@ -152,7 +153,7 @@ def test_an_image_is_found_by_its_name(formats):
     assert names["parquet"] == "train-00001-of-00002.parquet:1"
 
 
-def test_captions_are_left_alone_where_none_are_wanted(formats):
+def test_captions_are_read_only_if_asked_for(formats):
     images = open_images(formats[1]["shards"])
     assert list(images.captions) == [""] * 12
 
@@ -167,9 +168,9 @@ def test_a_set_may_lack_some_captions(tmp_path):
     assert list(open_images(tmp_path / "x.arrow", captioned=True).captions) == ["", "a caption", ""]
 
 
-def test_what_is_no_image_of_the_set_is_left_out(tmp_path):
-    # Hidden files (macOS puts ._NAME beside NAME), other fields of a sample, and the intermediate results that the
-    # datasets library writes beside a set. Beside "b.1.png" and "b.2.png" there is no "b.png": both are samples.
+def test_files_that_do_not_belong_to_the_set_are_left_out(tmp_path):
+    # These are hidden files (macOS puts ._NAME beside NAME), other fields of a sample, and the intermediate results
+    # that the datasets library writes beside a set. There is no "b.png", so "b.1.png" and "b.2.png" are both samples.
     data = (EMOJI / FILES[0]).read_bytes()
     names = ["a.png", "a.depth.png", "b.1.png", "b.2.png", "._a.png", "d/.x/c.png", "d/c.png"]
     _write_tar(tmp_path / "x.tar", [(name, data) for name in names])
@@ -185,7 +186,7 @@ def test_what_is_no_image_of_the_set_is_left_out(tmp_path):
     assert list(open_images(tmp_path / "tables").names) == ["data.arrow:0", "data.arrow:1"]
 
 
-def test_a_pattern_names_some_files_of_a_folder(formats):
+def test_a_pattern_selects_files_of_a_folder(formats):
     images = open_images(f"{formats[0]}/shards/*1.tar")
     assert list(images.names) == [f"0001.tar:{name}" for name in FILES[6:]]
 
@@ -204,13 +205,13 @@ def test_parquet_is_unpacked_once(tmp_path):
     assert _cached(cache) == first
     assert len(first) == 1
     pq.write_table(_table(FILES[::-1]), source, **plain)
-    assert source.stat().st_size == size  # only the time tells
+    assert source.stat().st_size == size  # only the time differs
     assert open_images(source, cache=cache).read(0) == (EMOJI / FILES[-1]).read_bytes()
 
 
-def test_a_killed_unpacking_leaves_nothing_that_is_used(tmp_path):
-    # The system kills the process when it has written 8 kB of some 20. What it leaves is not taken for the whole; it
-    # may be another process's work under way, until nobody has written to it for long.
+def test_what_a_killed_unpacking_leaves_is_never_used(tmp_path):
+    # The system kills the process after it has written 8 kB of about 20 kB. The file that it leaves is not used. It may
+    # also be the file of a process that is still writing, so it is removed only after a long time without a write.
     source, cache = tmp_path / "x.parquet", tmp_path / "cache"
     pq.write_table(_table(FILES), source)
     code = (
@@ -235,7 +236,7 @@ def test_a_killed_unpacking_leaves_nothing_that_is_used(tmp_path):
 
 
 def test_unpacking_that_fails_leaves_nothing(tmp_path):
-    # The first file is fine and already written by then; of the second only the footer is.
+    # The first file is whole and is written before the failure. Of the second file only the footer is whole.
     for name in ("a", "b"):
         pq.write_table(_table(FILES), tmp_path / f"{name}.parquet", compression="zstd")
     data = bytearray((tmp_path / "b.parquet").read_bytes())
@@ -248,7 +249,7 @@ def test_unpacking_that_fails_leaves_nothing(tmp_path):
 
 
 def _broken_header(folder):
-    """A tar whose third header is damaged, which tarfile takes for the end."""
+    """Write a tar file whose third header is damaged; tarfile takes it for the end of the file."""
     _write_tar(folder / "x.tar", [(name, bytes(512)) for name in ("a.png", "b.png", "c.png", "d.png")])
     data = bytearray((folder / "x.tar").read_bytes())
     data[2048:2148] = b"x" * 100
@@ -345,7 +346,7 @@ def _differing_types(folder):
         (_packed("x.zip", extra=[(f"{FILES[0][:-4]}.txt", b"\xff")]), {"captioned": True}, "must be UTF-8 text"),
     ],
 )
-def test_what_is_wrong_is_one_sentence(tmp_path, make, options, said):
+def test_a_fault_is_one_sentence(tmp_path, make, options, said):
     path = make(tmp_path)
     with pytest.raises(ValueError, match=r"^data=") as raised:
         open_images(path, cache=tmp_path / "cache", **options)
@@ -360,20 +361,21 @@ def test_without_pyarrow_the_extra_is_named(formats, monkeypatch):
         open_images(formats[1]["arrow"])
 
 
-def test_a_damaged_image_in_an_archive_is_that_image_alone(tmp_path):
-    # A deflated file whose bytes are spoilt raises what the pipeline counts; its neighbours stay.
+def test_a_damaged_image_in_an_archive_harms_no_other(tmp_path):
+    # If the bytes of a deflated member are damaged, reading it raises an error that the pipeline counts. The other
+    # members can be read.
     path = _packed("x.zip", method=zipfile.ZIP_DEFLATED)(tmp_path)
     data = bytearray(path.read_bytes())
     data[30 + len(FILES[0]) : 48] = b"\xff" * (18 - len(FILES[0]))
     path.write_bytes(bytes(data))
     images = open_images(path)
-    with pytest.raises(ValueError, match="damaged"):
+    with pytest.raises(ValueError, match=r"x\.zip': damaged at byte"):
         images.read(0)
     Image.open(io.BytesIO(images.read(1))).load()
 
 
-def test_an_archive_that_is_cut_short_during_a_run_is_noticed(formats, tmp_path):
-    # Rejects half an image, of which some decoders make a picture.
+def test_an_archive_that_is_cut_short_during_a_run_is_detected(formats, tmp_path):
+    # Rejects half of a file, which some decoders turn into a picture.
     shutil.copy(formats[1]["tar"], tmp_path / "x.tar")
     images = open_images(tmp_path / "x.tar")
     os.truncate(tmp_path / "x.tar", 5000)

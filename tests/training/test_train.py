@@ -22,7 +22,6 @@ from sdejax.training.setup import set_up
 from tests.train_run import EMOJI, finish, free_port, losses, rows, start, write_config
 from train.bundle import bundle, nearest_training_images
 from train.bundle import main as bundle_main
-from train.emoji import held_out, read_emoji_test
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +197,7 @@ def test_images_that_cannot_be_decoded_are_named_and_too_many_stop_the_run(tmp_p
     for name in ("0144.png", "3352.png"):
         os.truncate(data / name, 300)
     said = finish(start(write_config(tmp_path, "run", data), "--undecodable", "0.1"), 1)
-    assert said.count("0144.png cannot be decoded; another image stands in") == 1
+    assert said.count("warning: 0144.png cannot be decoded") == 1
     assert re.search(r"error: 2 of 12 images \(16.67%\) cannot be decoded:\s+0144\.png\s+3352\.png", said)
 
 
@@ -224,16 +223,16 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(words, named, tmp_path, ca
 
 @pytest.fixture(scope="module")
 def bundled(whole):
-    """The config of the whole run, whose held-out images are its training images."""
+    """The config of the whole run. Its held-out images are its training images."""
     return load_config(whole[0] / "config.json")
 
 
 def test_the_nearest_training_image_and_how_far_it_is(bundled):
-    """A training image brighter by 0.01 is 0.01 from itself, and held-out images that are training images 0.
+    """The distance is 0.01 for a training image made brighter by 0.01, and 0 for a held-out image that is trained on.
 
-    1e-4: squared distances by the expanded square, in float32. Rejects a sum for the mean (a hundred times as much),
-    the mean of squares without its root (0.0001), and the nearest under another metric, such as the product alone
-    (which finds the image of largest norm).
+    The tolerance 1e-4 is the error of the expanded square in float32. Rejects a sum instead of the mean (100 times as
+    large), the mean of squares without the root (0.0001), and the nearest image by another metric, such as the inner
+    product (which finds the image with the largest norm).
     """
     setup = set_up(bundled)
     training = to_array(load(setup.images, range(len(setup.images.names)), setup.model.shape, bundled.crop))
@@ -243,11 +242,11 @@ def test_the_nearest_training_image_and_how_far_it_is(bundled):
     np.testing.assert_allclose(nearest.held_out, 0.0, atol=1e-7)
 
 
-def test_the_bundle_holds_the_average_and_tells_its_loss(bundled, tmp_path):
-    """Its weights are the run's average in half precision, and its card has the loss that these weights have.
+def test_the_bundle_has_the_average_and_states_its_loss(bundled, tmp_path):
+    """The weights are the run's moving average in half precision, and the card states the loss of these weights.
 
-    2^-11 relative is half precision's rounding. Rejects the raw weights instead of their average (differs by a step's
-    size, 1e-3 of a weight and more), and a card written from other weights than those in the folder.
+    The relative tolerance 2^-11 is the rounding of half precision. Rejects the raw weights instead of their average
+    (they differ by 1e-3 of a weight and more), and a card about other weights than those in the folder.
     """
     out = tmp_path / "bundle"
     bundle(bundled, out, licence="a licence", note="a note")
@@ -266,38 +265,12 @@ def test_the_bundle_holds_the_average_and_tells_its_loss(bundled, tmp_path):
         assert f"]({picture}.png)" in card
 
 
-def test_a_run_that_has_not_begun_is_refused(tmp_path, monkeypatch, capsys):
-    """One sentence, exit code 2, and no folder."""
+def test_a_run_without_a_checkpoint_is_refused(tmp_path, monkeypatch, capsys):
+    """There is one sentence, the exit code is 2, and no folder is written."""
     config = write_config(tmp_path, "none")
     monkeypatch.setattr("sys.argv", ["train.bundle", str(config), str(tmp_path / "out")])
     assert bundle_main() == 2
     said = capsys.readouterr().err
     assert said.startswith("error: out=")
-    assert "train first" in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
-
-
-def test_the_held_out_rule_is_fixed():
-    # Facts of SHA-256: nobody may move a name from one side to the other.
-    assert [held_out(name) for name in ("three o’clock", "red heart", "ogre", "grinning face")] == [  # noqa: RUF001
-        True,
-        False,
-        True,
-        False,
-    ]
-
-
-def test_fully_qualified_names_are_read(tmp_path):
-    (tmp_path / "t.txt").write_text(
-        "# subgroup: face-smiling\n"
-        "1F600 ; fully-qualified # \U0001f600 E1.0 grinning face\n"
-        "263A ; unqualified # \u263a E0.6 smiling face\n"
-        "1F468 1F3FD ; fully-qualified     # \U0001f468\U0001f3fd E1.0 man: medium skin tone\n"
-    )
-    emoji = list(read_emoji_test(tmp_path / "t.txt"))
-    assert [(e.text, e.name) for e in emoji] == [
-        ("\U0001f600", "grinning face"),
-        ("\U0001f468\U0001f3fd", "man: medium skin tone"),
-    ]
-    assert emoji[0].subgroup == "face-smiling"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sdejax.nn.ncsnpp.config import NCSNppConfig
-from sdejax.pretrained.layout import Entry
+from sdejax.pretrained.layout import LayerNames
 
 # What a configuration means where it says nothing, and the only thing that it may say.
 _FIXED = {
@@ -176,15 +176,15 @@ def _canonical(config: NCSNppConfig) -> NCSNppConfig:
     return dataclasses.replace(config, **{name: getattr(default, name) for name in unused})
 
 
-def entries(config: NCSNppConfig) -> Iterator[Entry]:
+def entries(config: NCSNppConfig) -> Iterator[LayerNames]:
     """Every module of a network with its name in diffusers."""
     if config.embedding == "fourier":
-        yield Entry("label.frequencies", "time_proj.weight", "vector")
-    yield Entry("embed0", "time_embedding.linear_1", "dense")
-    yield Entry("embed1", "time_embedding.linear_2", "dense")
+        yield LayerNames("label.frequencies", "time_proj.weight", "vector")
+    yield LayerNames("embed0", "time_embedding.linear_1", "dense")
+    yield LayerNames("embed1", "time_embedding.linear_2", "dense")
     if config.classes:
-        yield Entry("classes.embedding", "class_embedding.weight", "table")
-    yield Entry("conv_in", "conv_in", "conv")
+        yield LayerNames("classes.embedding", "class_embedding.weight", "table")
+    yield LayerNames("conv_in", "conv_in", "conv")
     levels = config.levels()
     channels = config.channels
     skips = [channels]
@@ -201,9 +201,9 @@ def entries(config: NCSNppConfig) -> Iterator[Entry]:
         skips.append(channels)
         if config.resblock == "biggan":
             yield from _residual(f"{ours}.downsample", f"{theirs}.resnet_down", True)
-            yield Entry(f"{ours}.input", f"{theirs}.skip_conv", "conv1x1")
+            yield LayerNames(f"{ours}.input", f"{theirs}.skip_conv", "conv1x1")
         else:
-            yield Entry(f"{ours}.downsample.conv", f"{theirs}.downsamplers.0.conv", "conv")
+            yield LayerNames(f"{ours}.downsample.conv", f"{theirs}.downsamplers.0.conv", "conv")
     yield from _residual("middle.block0", "mid_block.resnets.0", False)
     yield from _attention("middle.attention", "mid_block.attentions.0")
     yield from _residual("middle.block1", "mid_block.resnets.1", False)
@@ -218,30 +218,30 @@ def entries(config: NCSNppConfig) -> Iterator[Entry]:
                 yield from _attention(f"{ours}.attention{j}", f"{theirs}.attentions.{number}")
         if config.progressive == "output_skip":
             # The finest level's are those of the whole network.
-            yield Entry(f"{ours}.norm_out", "conv_norm_out" if finest else f"{theirs}.skip_norm", "norm")
-            yield Entry(f"{ours}.conv_out", "conv_out" if finest else f"{theirs}.skip_conv", "conv")
+            yield LayerNames(f"{ours}.norm_out", "conv_norm_out" if finest else f"{theirs}.skip_norm", "norm")
+            yield LayerNames(f"{ours}.conv_out", "conv_out" if finest else f"{theirs}.skip_conv", "conv")
         if finest:
             break
         if config.resblock == "biggan":
             yield from _residual(f"{ours}.upsample", f"{theirs}.resnet_up", True)
         else:
-            yield Entry(f"{ours}.upsample.conv", f"{theirs}.upsamplers.0.conv", "conv")
+            yield LayerNames(f"{ours}.upsample.conv", f"{theirs}.upsamplers.0.conv", "conv")
     if config.progressive != "output_skip":
-        yield Entry("norm_out", "conv_norm_out", "norm")
-        yield Entry("conv_out", "conv_out", "conv")
+        yield LayerNames("norm_out", "conv_norm_out", "norm")
+        yield LayerNames("conv_out", "conv_out", "conv")
 
 
-def _residual(ours: str, theirs: str, skip: bool) -> Iterator[Entry]:
-    yield Entry(f"{ours}.norm0", f"{theirs}.norm1", "norm")
-    yield Entry(f"{ours}.conv0", f"{theirs}.conv1", "conv")
-    yield Entry(f"{ours}.embed", f"{theirs}.time_emb_proj", "dense")
-    yield Entry(f"{ours}.norm1", f"{theirs}.norm2", "norm")
-    yield Entry(f"{ours}.conv1", f"{theirs}.conv2", "conv")
+def _residual(ours: str, theirs: str, skip: bool) -> Iterator[LayerNames]:
+    yield LayerNames(f"{ours}.norm0", f"{theirs}.norm1", "norm")
+    yield LayerNames(f"{ours}.conv0", f"{theirs}.conv1", "conv")
+    yield LayerNames(f"{ours}.embed", f"{theirs}.time_emb_proj", "dense")
+    yield LayerNames(f"{ours}.norm1", f"{theirs}.norm2", "norm")
+    yield LayerNames(f"{ours}.conv1", f"{theirs}.conv2", "conv")
     if skip:
-        yield Entry(f"{ours}.skip", f"{theirs}.conv_shortcut", "conv1x1")
+        yield LayerNames(f"{ours}.skip", f"{theirs}.conv_shortcut", "conv1x1")
 
 
-def _attention(ours: str, theirs: str) -> Iterator[Entry]:
-    yield Entry(f"{ours}.norm", f"{theirs}.group_norm", "norm")
+def _attention(ours: str, theirs: str) -> Iterator[LayerNames]:
+    yield LayerNames(f"{ours}.norm", f"{theirs}.group_norm", "norm")
     for our, their in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("out", "to_out.0")):
-        yield Entry(f"{ours}.{our}", f"{theirs}.{their}", "dense")
+        yield LayerNames(f"{ours}.{our}", f"{theirs}.{their}", "dense")

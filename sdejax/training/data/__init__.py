@@ -1,1 +1,1 @@
-"""Images from any source to batches."""
+"""Training data: images from any source, decoded into batches."""

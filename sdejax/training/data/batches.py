@@ -1,8 +1,8 @@
-"""Encoded images to batches, in an order that depends on the seed alone: a batch is its position.
+"""Batches of decoded images, in an order that depends only on the seed.
 
-The images of all epochs, one after the other, are one endless list: each epoch is a permutation of its own, and how the
-image at a position is cropped and mirrored depends on (seed, position). A batch is the next `batch` positions, of which
-each process takes its rows; so neither the number of processes nor that of threads or workers changes what is drawn.
+The epochs, one after the other, form one endless list of images. Each epoch is a permutation of the set. The crop and
+the mirroring of the image at a position depend on (seed, position). A batch is the next `batch` positions, and each
+process takes its rows of it. So the numbers of processes, threads and workers do not change the batches.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import grain
 import numpy as np
@@ -25,31 +25,38 @@ from sdejax.media.images import fit, flatten, to_array
 from sdejax.training.data.sources import Images as Images
 
 Crop = Literal["center", "random", "stretch"]
-_CACHE_BYTES = 512 * 2**20  # a decoded set up to this size is kept in memory
-_LOOK = 1000  # how far to look for a stand-in
-_LISTED = 100  # how many names a message lists
+_CACHE_BYTES = 512 * 2**20  # if the decoded set is at most this large, it is kept in memory
+_MAX_ATTEMPTS = 1000  # how many images in a row are tried if they cannot be decoded
+_MAX_LISTED = 100  # how many names a message lists
 
 
 def decode(
     data: bytes, shape: tuple[int, int, int], crop: Crop = "center", at: tuple[float, float] = (0.5, 0.5)
 ) -> np.ndarray:
-    """An encoded image as uint8 of `shape` (h, w, c): upright, on white, resized with Lanczos.
+    """Decode an image to uint8 of `shape` (h, w, c): turned upright, on white, resized with Lanczos.
 
-    `crop` says how another ratio of sides becomes that of `shape`: "center" cuts off both ends alike, "random" at the
-    share `at` (across, down) in [0, 1) of the whole pixels there are to choose from, "stretch" cuts off nothing.
+    **Arguments:**
 
-    **Raises:** `ValueError` where the bytes are not an image that Pillow can read to its end.
+    - `data`: the encoded file.
+    - `shape`: the shape (h, w, c) of the result.
+    - `crop`: how the ratio of the sides becomes that of `shape`. "center" cuts off the same from both ends, "random"
+      takes the window at `at`, and "stretch" cuts off nothing.
+    - `at`: the place (across, down) of the random window, in [0, 1). 0 is the first of the windows that begin at a
+      whole pixel, and a value close to 1 is the last.
+
+    **Raises:** `ValueError` if the bytes are not an image that Pillow can read to its end.
     """
     height, width, channels = shape
     try:
         with Image.open(io.BytesIO(data)) as image:
-            # A JPEG is shrunk to a half or a quarter as it is decoded, in a fraction of the time, but not below three
-            # times the size, so that Lanczos has its say. (A column of less than a pixel shifts it by 1/8 at most.)
+            # A JPEG can be reduced to a half or a quarter while it is decoded, which takes a fraction of the time. It
+            # stays at least three times as large as the result, so that the reduction by Lanczos decides the quality.
+            # (If the size is no multiple of the factor, the image is shifted by at most 1/8 of a pixel.)
             side = 3 * max(height, width)
             image.draft(None, (side, side))
             image.load()
             image = flatten(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", 255)
-    except Exception as error:  # a damaged file makes Pillow raise almost anything
+    except Exception as error:  # Pillow raises almost any kind of exception for damaged files
         raise ValueError(f"an image of {len(data)} bytes cannot be decoded ({error})") from None
     if crop == "stretch" and image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.LANCZOS)
@@ -63,7 +70,10 @@ def decode(
 def _window(
     size: tuple[int, int], width: int, height: int, at: tuple[float, float]
 ) -> tuple[float, float, float, float]:
-    """The largest box of the ratio width : height in `size`, at whole pixels: left, top, right, bottom."""
+    """The largest box of the ratio width : height in `size`, which begins at a whole pixel.
+
+    **Returns:** (left, top, right, bottom).
+    """
     spare_across, spare_down = size[0] * height - size[1] * width, size[1] * width - size[0] * height
     if spare_across >= 0:
         left = int(at[0] * (spare_across // height + 1))
@@ -73,28 +83,33 @@ def _window(
 
 
 def normalise(images: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [-1, 1]."""
+    """Convert uint8 to float32 in [-1, 1]."""
     return to_array(images)
 
 
 def load(images: Images, indices: Iterable[int], shape: tuple[int, int, int], crop: Crop = "center") -> np.ndarray:
-    """The images of these indices, uint8 (n, *shape), never cropped at random; others stand in for undecodable ones."""
-    decoded = [_find(images, int(index), shape, crop, (0.5, 0.5))[0] for index in indices]
+    """Load the images of the given indices as uint8 (n, *shape); "random" crops are taken from the centre.
+
+    If an image cannot be decoded, the next one that can replaces it.
+
+    **Raises:** `ValueError` if 1000 images in a row cannot be decoded.
+    """
+    decoded = [_decode_from(images, int(index), shape, crop, (0.5, 0.5))[0] for index in indices]
     return np.stack(decoded) if decoded else np.zeros((0, *shape), np.uint8)
 
 
-def _find(
+def _decode_from(
     images: Images, index: int, shape: tuple[int, int, int], crop: Crop, at: tuple[float, float]
 ) -> tuple[np.ndarray, int]:
-    """The image of that index, or of the next that can be decoded, and whose it is."""
+    """Decode the first image from `index` on that can be decoded: the image, and its index."""
     count = len(images.names)
-    looks = min(count, _LOOK)
-    for found in range(index, index + looks):
+    attempts = min(count, _MAX_ATTEMPTS)
+    for found in range(index, index + attempts):
         try:
             return decode(images.read(found % count), shape, crop, at), found % count
         except (OSError, ValueError):
             continue
-    raise ValueError(f"data: {looks} images in a row cannot be decoded, from {images.names[index]!r} on")
+    raise ValueError(f"data: {attempts} images in a row cannot be decoded, from {images.names[index]!r} on")
 
 
 @functools.lru_cache(maxsize=2)
@@ -102,32 +117,38 @@ def _epoch(number: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng([seed, number]).permutation(count)
 
 
-def _index(position: int, count: int, seed: int) -> int:
-    """Whose turn it is. (grain's own shuffle takes milliseconds an image in a set of a dozen.)"""
+def _index_at(position: int, count: int, seed: int) -> int:
+    """The index of the image at a position. (grain's own shuffle takes milliseconds per image for a set of 12.)"""
     epoch, place = divmod(position, count)
     return int(_epoch(epoch, count, seed)[place])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Draw(grain.transforms.RandomMap):
-    """An index to its image and tokens. `kept` are decoded images of a small set, by index, with whose they are."""
+    """Turn an index into a record with the image and its tokens.
+
+    `decoded` keeps the decoded images of a small set by index, each with the index of the image that was decoded.
+    """
 
     images: Images
     shape: tuple[int, int, int]
     tokens: np.ndarray | None
     flip: bool
     crop: Crop
-    kept: dict[int, tuple[np.ndarray, int]] | None
+    decoded: dict[int, tuple[np.ndarray, int]] | None
 
-    def random_map(self, element: int, rng: np.random.Generator) -> Any:
-        across, down, mirror = rng.random(3)  # all are drawn whatever is used: no choice changes another
-        known = self.kept.get(element) if self.kept is not None else None
-        image, found = known or _find(self.images, element, self.shape, self.crop, (across, down))
-        if self.kept is not None and known is None:
-            self.kept[element] = image, found
+    def random_map(  # pyright: ignore[reportIncompatibleMethodOverride]  # grain's own has no return type
+        self, element: int, rng: np.random.Generator
+    ) -> dict[str, np.ndarray | np.int64]:
+        across, down, mirror = rng.random(3)  # always three, so that no option changes the numbers of another
+        known = self.decoded.get(element) if self.decoded is not None else None
+        image, found = known or _decode_from(self.images, element, self.shape, self.crop, (across, down))
+        if self.decoded is not None and known is None:
+            self.decoded[element] = image, found
         if self.flip and mirror < 0.5:
             image = image[:, ::-1]
-        record = {"image": image, "undecodable": np.int64(-1 if found == element else element)}
+        undecodable = np.int64(-1 if found == element else element)
+        record: dict[str, np.ndarray | np.int64] = {"image": image, "undecodable": undecodable}
         if self.tokens is not None:
             record["tokens"] = self.tokens[found]
         return record
@@ -135,7 +156,7 @@ class _Draw(grain.transforms.RandomMap):
 
 @dataclasses.dataclass(frozen=True)
 class _Rows(grain.transforms.DatasetSelectionMap):
-    """From the number of a row in one process's batches to its position among the rows of all processes."""
+    """Maps the number of a row in the batches of one process to its position among the rows of all processes."""
 
     start: int
     batch: int
@@ -166,39 +187,53 @@ def batches(
     threads: int = 4,
     workers: int = 0,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
-    """Endless batches of this process, from position `start` on, which counts the images of all processes.
+    """Draw endless batches for one process.
 
-    `batch` is the number of images over all processes. Of each, this one gets the rows from process * n to
-    (process + 1) * n, n = batch / processes, as a dict: `image` uint8 (n, h, w, c); `tokens` (n, words) if any; and
-    `undecodable` int64 (n,), -1, or the index of an image that could not be decoded, for which the next in the listing
-    that can be stands in, with its own tokens.
+    **Arguments:**
 
-    `threads` batches are made at a time, and as many kept ready, in each of `workers` processes, or in this one
-    without any. `close()` of what is returned ends them.
+    - `images`: the set.
+    - `shape`: the shape (h, w, c) of a decoded image.
+    - `tokens`: an array with a row per image, or None.
+    - `batch`: the number of images in a batch over all processes.
+    - `seed`: decides the order, the crops and the mirroring.
+    - `flip`: whether half of the images are mirrored.
+    - `crop`: as in `decode`.
+    - `start`: the first position, which counts the images of all processes.
+    - `process`, `processes`: the number of this process, and how many there are. With n = batch / processes, this
+      process gets the rows from process * n to (process + 1) * n of each batch.
+    - `threads`: how many batches are made at the same time; as many are kept ready.
+    - `workers`: how many processes have these threads; 0 keeps the threads in this process.
 
-    **Raises:** `ValueError` where `processes` does not divide `batch`; while drawing, where 1000 images in a row
+    **Returns:** an iterator over dicts. `image` is uint8 (n, h, w, c), and `tokens` has the rows of the images, if any
+    were given. `undecodable` is int64 (n,): -1, or the index of an image that could not be decoded. In that case the
+    next image that can be decoded replaces it, with its own tokens. `close()` ends the threads and workers.
+
+    **Raises:** `ValueError` if `processes` does not divide `batch`; and from the iterator, if 1000 images in a row
     cannot be decoded.
     """
     if batch % processes or not 0 <= process < processes:
         raise ValueError(f"batch={batch}: must be a multiple of the number of processes, {processes}")
     small = crop != "random" and len(images.names) * int(np.prod(shape)) * max(1, workers) < _CACHE_BYTES
     draw = _Draw(images, shape, tokens, flip, crop, {} if small else None)
-    index = functools.partial(_index, count=len(images.names), seed=seed)
+    index = functools.partial(_index_at, count=len(images.names), seed=seed)
     positions = grain.MapDataset.range(sys.maxsize).seed(seed).map(index).random_map(draw)
     rows = grain.MapDataset.select_from_datasets([positions], _Rows(start, batch, process, processes))
     reading = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     stream = rows.batch(batch // processes, drop_remainder=True).to_iter_dataset(reading)
     if workers:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # grain asks for them; this program has none
+            flags.FLAGS.mark_as_parsed()  # grain reads absl's flags, but this program has none
         stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), _start_worker)
     return iter(stream)
 
 
-def _start_worker(number: int, count: int) -> None:
-    """A worker outlives the signals that ask a run to stop, for the run finishes its steps; but not the run itself."""
-    for asked in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(asked, signal.SIG_IGN)
+def _start_worker(_index: int, _count: int) -> None:
+    """Let a worker ignore the signals that ask a run to stop, and end it when the run ends.
+
+    The run still needs its workers after such a signal, because it finishes the steps under way.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -210,40 +245,40 @@ def _end_with_parent() -> None:
 
 
 class Undecodable:
-    """Which images could not be decoded, by name; `indexes` are those of an earlier part of the run."""
+    """The images that could not be decoded. `indexes` are those that an earlier part of the run found."""
 
     def __init__(self, images: Images, indexes: Iterable[int] = ()):
         self._images = images
         self._seen = {int(index) for index in indexes}
 
     def note(self, undecodable: np.ndarray) -> list[str]:
-        """The names of those that are new among the `undecodable` of a batch, where -1 is none."""
+        """Add the `undecodable` of a batch, in which -1 means none, and return the names of the new ones."""
         new = sorted({int(index) for index in undecodable.ravel() if index >= 0} - self._seen)
         self._seen.update(new)
         return [self._images.names[index] for index in new]
 
     @property
     def indexes(self) -> list[int]:
-        """Their indexes, sorted."""
+        """The indexes of these images, sorted."""
         return sorted(self._seen)
 
     @property
     def names(self) -> Sequence[str]:
-        """Their names, sorted."""
+        """The names of these images, sorted."""
         return sorted(self._images.names[index] for index in self._seen)
 
     @property
     def count(self) -> int:
-        """How many there are; one that is drawn again does not count again."""
+        """The number of these images; an image that is drawn again does not count again."""
         return len(self._seen)
 
-    def over(self, share: float) -> bool:
-        """Whether they are more than this share of all images."""
+    def exceeds(self, share: float) -> bool:
+        """Whether they are more than `share` of all images."""
         return self.count > share * len(self._images.names)
 
     def message(self) -> str:
-        """A sentence with their number, and a line for each."""
+        """A sentence with their number, and a line for each of the first 100."""
         number = len(self._images.names)
-        rest = [f"and {self.count - _LISTED} more"] if self.count > _LISTED else []
+        rest = [f"and {self.count - _MAX_LISTED} more"] if self.count > _MAX_LISTED else []
         head = f"{self.count} of {number} images ({self.count / number:.2%}) cannot be decoded:"
-        return "\n  ".join([head, *self.names[:_LISTED], *rest])
+        return "\n  ".join([head, *self.names[:_MAX_LISTED], *rest])

@@ -1,7 +1,8 @@
-"""Where images and captions come from: folder trees, zip and tar files, parquet and arrow tables.
+"""Where images, captions and classes come from: folder trees, zip and tar files, parquet and arrow tables.
 
-A source lists its images once, in the order of their names, so that one set of images trains alike in any format. It
-keeps no file open but memory maps, so threads may read at once, and pickling it hands its listing to another process.
+A source lists its images once, sorted by name, so that a set of images gives the same training run in every format. A
+source keeps no file open except memory maps. So threads may read at the same time, and a pickled source takes its list
+to another process.
 """
 
 import dataclasses
@@ -9,30 +10,30 @@ import glob
 import json
 import os
 import re
-import struct
-import tarfile
-import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from sdejax.media.images import SUFFIXES
+from sdejax.training.data.archives import Member, list_members
 from sdejax.training.data.tables import open_tables
 
-LISTING = "captions.jsonl"
-_KINDS = (".tar", ".parquet", ".arrow", ".zip")
+CAPTIONS_FILE = "captions.jsonl"
+_CONTAINERS = (".tar", ".parquet", ".arrow", ".zip")  # in the order of preference if a folder holds several kinds
 _ALLOWED = "a folder of images, or .zip, .tar, .parquet or .arrow files"
-_COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.[^./]+)$", re.IGNORECASE)
+_COMPRESSED_TAR = re.compile(r"\.(tgz|tbz2?|txz|tar\.[^./]+)$", re.IGNORECASE)
 _SPLITS = {"train", "training", "validation", "valid", "val", "dev", "test"}
 _HIDDEN = re.compile(r"(^|/)\.[^/]")  # .name, but not ./name
-_TAR, _STORED, _DEFLATED = range(3)  # how a file lies in its archive
 
 
 class Images(Protocol):
-    """Encoded images by index, a name for each that a person finds it by, and its caption, "" where it has none."""
+    """Encoded images by index.
+
+    `names` identify the images for people. `captions` and `classes` have one text per image: its caption and the name
+    of its class, or "" if it has none or none was asked for.
+    """
 
     @property
     def names(self) -> Sequence[str]: ...
@@ -40,126 +41,152 @@ class Images(Protocol):
     @property
     def captions(self) -> Sequence[str]: ...
 
+    @property
+    def classes(self) -> Sequence[str]: ...
+
     def read(self, index: int) -> bytes:
-        """The encoded file. **Raises:** `OSError` or `ValueError` where it cannot be read."""
+        """Read the encoded file. **Raises:** `OSError` or `ValueError` if it cannot be read."""
         ...
 
 
+def class_names(images: Images) -> tuple[str, ...]:
+    """The names of the classes of a set of images, sorted, each once; empty if the set has no classes."""
+    return tuple(sorted(set(images.classes) - {""}))
+
+
 @dataclasses.dataclass(frozen=True)
-class Files:
-    """The images below a folder; their names are their paths in it."""
+class FolderImages:
+    """The images below a folder. Their names are their paths relative to the folder."""
 
     folder: str
     names: tuple[str, ...]
     captions: tuple[str, ...]
+    classes: tuple[str, ...]
 
     def read(self, index: int) -> bytes:
-        """The file's bytes."""
+        """Read the bytes of a file."""
         return Path(self.folder, self.names[index]).read_bytes()
 
 
-class Place(NamedTuple):
-    """Where a file lies in an archive: the offset of its bytes (of its header in a zip), its stored size, and how."""
-
-    offset: int
-    size: int
-    how: int
-
-    def read(self, archive: str) -> bytes:
-        """The bytes of the file in `archive`, unpacked."""
-        with open(archive, "rb") as file:
-            file.seek(self.offset)
-            if self.how != _TAR:
-                header = file.read(30)
-                if len(header) < 30 or header[:4] != b"PK\x03\x04":
-                    raise ValueError(f"{archive!r}: damaged, no header at byte {self.offset}")
-                file.seek(sum(struct.unpack("<HH", header[26:])), os.SEEK_CUR)  # the lengths of name and extra field
-            data = file.read(self.size)
-        if len(data) < self.size:
-            raise ValueError(f"{archive!r}: cut short, it ends within {self.size} bytes from {self.offset}")
-        try:
-            return zlib.decompress(data, -zlib.MAX_WBITS) if self.how == _DEFLATED else data
-        except zlib.error as error:
-            raise ValueError(f"{archive!r}: damaged at byte {self.offset} ({error})") from None
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
-class Packed:
-    """Images inside of zip or tar files, by where their bytes lie; their names are ARCHIVE:PATH."""
+class ArchiveImages:
+    """Images in zip or tar files. Their names are ARCHIVE:PATH.
+
+    `members` is int64 (images, 4): the number of the archive, then the fields of `Member`. An array takes a tenth of
+    the memory of objects.
+    """
 
     archives: tuple[str, ...]
     names: tuple[str, ...]
     captions: tuple[str, ...]
-    places: np.ndarray  # int64 (images, 4): the archive's number, then its Place; a tenth of the memory of objects
+    classes: tuple[str, ...]
+    members: np.ndarray
 
     def read(self, index: int) -> bytes:
-        """The bytes of the file as they were before they were packed."""
-        archive, *place = self.places[index].tolist()
-        return Place(*place).read(self.archives[archive])
+        """Read the bytes of a file, unpacked."""
+        archive, *member = self.members[index].tolist()
+        return Member(*member).read(self.archives[archive])
 
 
 def open_images(
     path: str | Path,
     *,
     captioned: bool = False,
+    classes: bool = False,
     image_column: str = "image",
     caption_column: str = "",
     cache: Path | None = None,
 ) -> Images:
     """List the images of a folder tree, of .zip, .tar, .parquet or .arrow files, or of a folder or pattern of those.
 
-    In a folder, loose images come first: only where there are none are its .tar, .parquet, .arrow or .zip files read.
-    Files and folders whose names begin with a dot are left out. Captions, where `captioned`: captions.jsonl at the
-    top (an object per line with `file` and `caption`), else beside each image a .txt, or a .json with `caption`, of
-    the same name up to its last or first dot; in tables `caption_column`, else "caption" or "text". Parquet has no
-    random access, so it is unpacked once into an arrow file in `cache` (by default the user's cache folder).
+    If a folder has loose images, they are the set. Else its .tar, .parquet, .arrow or .zip files are read. Files and
+    folders whose names begin with a dot are left out; links to folders are not followed.
 
-    **Raises:** `ValueError` where the path is missing, has no image, is damaged, mixes the splits of a set, or has no
-    caption though `captioned`.
+    **Arguments:**
+
+    - `path`: a folder, a file, or a pattern such as "shards/*.tar".
+    - `captioned`: whether to read captions. They are in a captions.jsonl at the top, with an object per line that has
+      `file` and `caption`. Without one, they are beside each image, in a .txt file or in a .json file with `caption`,
+      whose name equals that of the image up to its last or first dot. In tables they are in a column.
+    - `classes`: whether each image has a class: the name of its first folder below the root. The root is the folder
+      itself. In archives it is the top, or the folder that holds all class folders, if there is such a folder.
+    - `image_column`: the column of a table that holds the images.
+    - `caption_column`: the column of a table that holds the captions; "" is the first of "caption" and "text".
+    - `cache`: the folder for parquet files, which have no random access and are unpacked once into an arrow file; by
+      default it is in the user's cache folder.
+
+    **Raises:** `ValueError` if the path is missing, has no image, is damaged, or mixes the splits of a data set; if
+    `captioned` and no image has a caption; and if `classes` and an image lies directly in the root, a folder in the
+    root has no image, or the files are tables.
     """
     try:
-        if not str(path):  # which Path takes for the folder we are in
+        if not str(path):  # `Path` would take it for the current folder
             raise ValueError(f"no such file or folder; it must be {_ALLOWED}")
-        images = _open(Path(path), captioned, image_column, caption_column, cache)
+        images = _open_folder(Path(path), captioned, classes) if Path(path).is_dir() else None
+        if images is None:
+            base, files = _find_files(Path(path))
+            images = _open_files(base, files, captioned, classes, image_column, caption_column, cache)
         if not images.names:
             raise ValueError(f"has no image; looked for {', '.join(sorted(SUFFIXES))}")
         if captioned and not any(images.captions):
             raise ValueError(
-                f"has no captions; they must be in a {LISTING}, in a .txt beside each image, or in a column"
+                f"has no captions; they must be in a {CAPTIONS_FILE}, in a .txt beside each image, or in a column"
             )
         return images
     except ValueError as error:
         raise ValueError(f"data={str(path)!r}: {error}") from None
 
 
-def _open(path: Path, captioned: bool, image_column: str, caption_column: str, cache: Path | None) -> Images:
+def _open_folder(folder: Path, captioned: bool, classes: bool) -> FolderImages | None:
+    """List the loose images of a folder; None if it has none, but files that hold images."""
+    names = list(_walk(folder))
+    images = sorted(name for name in names if _suffix(name) in SUFFIXES)
+    if not images:
+        if any(_suffix(name) in _CONTAINERS for name in names):
+            return None
+        _refuse_compressed(names)
+    captions = _captions(images, set(names) if captioned else (), lambda name: (folder / name).read_bytes())
+    found = _classes(images, images) if classes else ("",) * len(images)
+    if classes and images:
+        _refuse_empty(folder, found)
+    return FolderImages(str(folder), tuple(images), captions, found)
+
+
+def _find_files(path: Path) -> tuple[str, list[str]]:
+    """Find the files that hold images, all of one kind: the folder that they are in, and their paths."""
     if path.is_dir():
-        listed: dict[str, list[str]] = {}
-        for name in _walk(path):
-            listed.setdefault(_suffix(name), []).append(name)
-        images = sorted(name for suffix in SUFFIXES for name in listed.get(suffix, ()))
-        kind = next((kind for kind in _KINDS if kind in listed), "")
-        if images or not kind:
-            names = {name for group in listed.values() for name in group}
-            _refuse_compressed(() if images else names)
-            captions = _captions(images, names if captioned else (), lambda name: (path / name).read_bytes())
-            return Files(str(path), tuple(images), captions)
-        base, found = str(path), [str(path / name) for name in listed[kind]]
-    else:
-        found = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
-        if not found:
-            raise ValueError(f"no such file or folder; it must be {_ALLOWED}")
-        _refuse_compressed(found)
-        base, kind = os.path.commonpath([os.path.dirname(name) for name in found]), _suffix(found[0])
-        if kind not in _KINDS or any(_suffix(name) != kind for name in found):
-            raise ValueError(f"must be {_ALLOWED}, all of one kind")
+        names = list(_walk(path))
+        kind = next(kind for kind in _CONTAINERS if any(_suffix(name) == kind for name in names))
+        return str(path), [str(path / name) for name in names if _suffix(name) == kind]
+    files = [str(path)] if path.is_file() else glob.glob(str(path), recursive=True)
+    if not files:
+        raise ValueError(f"no such file or folder; it must be {_ALLOWED}")
+    _refuse_compressed(files)
+    kind = _suffix(files[0])
+    if kind not in _CONTAINERS or any(_suffix(name) != kind for name in files):
+        raise ValueError(f"must be {_ALLOWED}, all of one kind")
+    return os.path.commonpath([os.path.dirname(name) for name in files]), files
+
+
+def _open_files(
+    base: str,
+    found: Sequence[str],
+    captioned: bool,
+    classes: bool,
+    image_column: str,
+    caption_column: str,
+    cache: Path | None,
+) -> Images:
+    """List the images in archives or tables; their names call a file by its path relative to `base`."""
     titled = {os.path.relpath(file, base).replace(os.sep, "/"): file for file in found}
-    titles = sorted(title for title in titled if not _is_leftover(title))
+    titles = sorted(title for title in titled if not _is_datasets_cache(title))
     _refuse_splits(titles)
     files = [titled[title] for title in titles]
-    if kind in (".parquet", ".arrow"):
-        return open_tables(files, titles, image_column, caption_column if captioned else None, cache)
-    return _open_archives(files, titles, kind, captioned)
+    if _suffix(found[0]) not in (".parquet", ".arrow"):
+        return _open_archives(files, titles, captioned, classes)
+    if classes:
+        raise ValueError("classes=True: parquet and arrow files have no folders that name the classes")
+    return open_tables(files, titles, image_column, caption_column if captioned else None, cache)
 
 
 def _suffix(name: str) -> str:
@@ -167,7 +194,7 @@ def _suffix(name: str) -> str:
 
 
 def _walk(folder: Path) -> Iterator[str]:
-    """The paths of the files below a folder, with forward slashes; hidden ones are left out."""
+    """The paths of the files below a folder, with forward slashes, without the hidden ones."""
 
     def fail(error: OSError) -> None:
         raise error
@@ -179,105 +206,111 @@ def _walk(folder: Path) -> Iterator[str]:
         yield from (prefix + name for name in files if not name.startswith("."))
 
 
-def _is_leftover(name: str) -> bool:
-    """Whether the `datasets` library keeps an intermediate result under that name, beside the data."""
+def _is_datasets_cache(name: str) -> bool:
+    """Whether the file is an intermediate result, which the `datasets` library keeps beside the data."""
     return name.rpartition("/")[2].startswith("cache-") and _suffix(name) == ".arrow"
 
 
 def _refuse_compressed(names: Collection[str]) -> None:
-    found = next((os.path.basename(name) for name in sorted(names) if _COMPRESSED.search(name)), None)
+    found = next((os.path.basename(name) for name in sorted(names) if _COMPRESSED_TAR.search(name)), None)
     if found is not None:
         raise ValueError(f"{found!r} is a compressed tar file, which has no random access; unpack it to .tar")
 
 
 def _refuse_splits(titles: Sequence[str]) -> None:
-    """To train on a test split by accident would spoil every measurement after it."""
+    """Refuse files of several splits: training on a test split by accident would spoil all later measurements."""
     words = {word for title in titles for word in re.split("[^a-z]+", title.lower())}
     if len(splits := sorted(words & _SPLITS)) > 1:
         raise ValueError(f"holds the splits {' and '.join(splits)}; name the files of one, as in '*{splits[0]}*'")
 
 
-def _open_archives(archives: Sequence[str], titles: Sequence[str], kind: str, captioned: bool) -> Packed:
+def _classes(paths: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
+    """The class of each image: the first folder of its path. Messages call the image by its name."""
+    known: dict[str, str] = {}  # one string object per class keeps a pickled source small
+    found = []
+    for path, name in zip(paths, names, strict=True):
+        folder, slash, _ = path.partition("/")
+        if not slash:
+            raise ValueError(
+                f"classes=True: {name!r} lies directly in the root; each image must be in a folder named by its class"
+            )
+        found.append(known.setdefault(folder, folder))
+    return tuple(found)
+
+
+def _refuse_empty(root: Path, classes: Collection[str]) -> None:
+    """Refuse a class folder without images, as it would train no class, or shift the numbers of the others."""
+    folders = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
+    if empty := sorted(folders - set(classes)):
+        raise ValueError(f"classes=True: the folder {empty[0]!r} has no image; each folder must hold those of a class")
+
+
+def _open_archives(archives: Sequence[str], titles: Sequence[str], captioned: bool, classes: bool) -> ArchiveImages:
+    """List the images in tar or zip files, archive by archive."""
+    paths: list[str] = []
     names: list[str] = []
     captions: list[str] = []
-    places: list[np.ndarray] = []
+    members: list[np.ndarray] = []
     for number, (archive, title) in enumerate(zip(archives, titles, strict=True)):
-        listed = (_zip_members if kind == ".zip" else _tar_members)(archive)
-        members = {name.removeprefix("./"): place for name, place in listed if not _HIDDEN.search(name)}
-        images = sorted(name for name in members if _suffix(name) in SUFFIXES)
-        if kind == ".tar":
-            images = _first_of_samples(images)
-        captions.extend(_captions(images, members if captioned else (), _reader(archive, members)))
+        listed = list_members(archive)
+        found = {name.removeprefix("./"): member for name, member in listed if not _HIDDEN.search(name)}
+        images = sorted(name for name in found if _suffix(name) in SUFFIXES)
+        if _suffix(archive) == ".tar":
+            images = _without_other_fields(images)
+        captions.extend(_captions(images, found if captioned else (), _reader(archive, found)))
+        paths.extend(images)
         names.extend(f"{title}:{name}" for name in images)
-        places.append(np.array([(number, *members[name]) for name in images], np.int64).reshape(-1, 4))
-    return Packed(tuple(archives), tuple(names), tuple(captions), np.concatenate(places))
+        members.append(np.array([(number, *found[name]) for name in images], np.int64).reshape(-1, 4))
+    labels = _classes(_below_common_folder(paths), names) if classes else ("",) * len(names)
+    return ArchiveImages(tuple(archives), tuple(names), tuple(captions), labels, np.concatenate(members))
 
 
-def _reader(archive: str, members: dict[str, Place]) -> Callable[[str], bytes]:
+def _below_common_folder(paths: list[str]) -> list[str]:
+    """The paths without the folders that hold all class folders, as in an archive that was made of a whole folder."""
+    while paths:
+        top = paths[0].partition("/")[0] + "/"
+        if not all(path.startswith(top) and "/" in path.removeprefix(top) for path in paths):
+            break
+        paths = [path.removeprefix(top) for path in paths]
+    return paths
+
+
+def _reader(archive: str, members: dict[str, Member]) -> Callable[[str], bytes]:
     return lambda name: members[name].read(archive)
 
 
-def _first_of_samples(images: Sequence[str]) -> list[str]:
-    """Without the other pictures of a sample: beside a.png, a.depth.png is another field of the sample a."""
+def _without_other_fields(images: Sequence[str]) -> list[str]:
+    """Keep one image per sample: beside a.png, a.depth.png is another field of the sample `a`."""
     single = {name: name.count(".", name.rfind("/") + 1) == 1 for name in images}
-    keys = {_key(name) for name in images if single[name]}
-    return [name for name in images if single[name] or _key(name) not in keys]
+    samples = {_sample(name) for name in images if single[name]}
+    return [name for name in images if single[name] or _sample(name) not in samples]
 
 
-def _key(name: str) -> str:
+def _sample(name: str) -> str:
     """The path up to the first dot of its last part."""
     folder, slash, last = name.rpartition("/")
     return folder + slash + last.partition(".")[0]
 
 
-def _tar_members(archive: str) -> Iterator[tuple[str, Place]]:
-    try:
-        with tarfile.open(archive, "r:") as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue]  # or all headers stay in memory
-                if member.isreg():
-                    yield member.name, Place(member.offset_data, member.size, _TAR)
-            end = tar.offset
-    except tarfile.TarError as error:
-        raise ValueError(f"{os.path.basename(archive)!r} is damaged, or not a tar file ({error})") from None
-    with open(archive, "rb") as file:  # tarfile takes a broken header for the end
-        file.seek(end)
-        if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
-            raise ValueError(f"{os.path.basename(archive)!r} is damaged, no header at byte {end}")
-
-
-def _zip_members(archive: str) -> Iterator[tuple[str, Place]]:
-    try:
-        with zipfile.ZipFile(archive) as packed:
-            members = packed.infolist()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"{os.path.basename(archive)!r} is damaged, or not a zip file ({error})") from None
-    how = {zipfile.ZIP_STORED: _STORED, zipfile.ZIP_DEFLATED: _DEFLATED}
-    for member in members:
-        if member.flag_bits & 1 or member.compress_type not in how:
-            raise ValueError(f"{member.filename!r} is encrypted or packed in a rare way; pack it stored or deflated")
-        yield member.filename, Place(member.header_offset, member.compress_size, how[member.compress_type])
-
-
-def _captions(names: Sequence[str], listed: Collection[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
-    """The caption of each image from the files that are `listed` beside them; "" where there is none."""
-    if not names or not listed:
-        return ("",) * len(names)
-    folders = names[0].split("/")[:-1]
-    for depth in range(len(folders) + 1):  # a packed folder may lie inside of its archive as a folder
+def _captions(images: Sequence[str], files: Collection[str], read: Callable[[str], bytes]) -> tuple[str, ...]:
+    """Read the caption of each image from the `files` beside it; "" if there is none."""
+    if not images or not files:
+        return ("",) * len(images)
+    folders = images[0].split("/")[:-1]
+    for depth in range(len(folders) + 1):  # an archive of a whole folder holds the captions file in that folder
         top = "".join(folder + "/" for folder in folders[:depth])
-        if top + LISTING in listed and names[-1].startswith(top):
-            by_file = _read_listing(read(top + LISTING))
-            return tuple(by_file.get(name.removeprefix(top), "") for name in names)
+        if top + CAPTIONS_FILE in files and images[-1].startswith(top):
+            by_file = _parse_captions_file(read(top + CAPTIONS_FILE))
+            return tuple(by_file.get(name.removeprefix(top), "") for name in images)
     captions = []
-    for name in names:
-        stems = (os.path.splitext(name)[0], _key(name))
-        beside = next((stem + end for stem in stems for end in (".txt", ".json") if stem + end in listed), "")
-        captions.append(_read_caption(beside, read(beside)) if beside else "")
+    for name in images:
+        stems = (os.path.splitext(name)[0], _sample(name))
+        beside = next((stem + end for stem in stems for end in (".txt", ".json") if stem + end in files), "")
+        captions.append(_parse_caption(beside, read(beside)) if beside else "")
     return tuple(captions)
 
 
-def _read_caption(name: str, data: bytes) -> str:
+def _parse_caption(name: str, data: bytes) -> str:
     try:
         text = data.decode("utf-8")
         caption = json.loads(text).get("caption", "") if name.endswith(".json") else text.strip()
@@ -286,7 +319,7 @@ def _read_caption(name: str, data: bytes) -> str:
     return caption if isinstance(caption, str) else ""
 
 
-def _read_listing(data: bytes) -> dict[str, str]:
+def _parse_captions_file(data: bytes) -> dict[str, str]:
     captions = {}
     for number, line in enumerate(data.splitlines(), start=1):
         if line.strip():
@@ -294,5 +327,7 @@ def _read_listing(data: bytes) -> dict[str, str]:
                 row = json.loads(line)
                 captions[row["file"]] = row["caption"]
             except (ValueError, KeyError, TypeError):
-                raise ValueError(f"{LISTING}, line {number}: must be an object with `file` and `caption`") from None
+                raise ValueError(
+                    f"{CAPTIONS_FILE}, line {number}: must be an object with `file` and `caption`"
+                ) from None
     return captions

@@ -1,7 +1,7 @@
-"""Images and captions in the columns of arrow and parquet files, as the Hugging Face hub lays them out.
+"""Images and captions in the columns of arrow and parquet files, in the layout of the Hugging Face Hub.
 
-Arrow files are mapped into memory, so that any row is at hand. Parquet has no random access: it is unpacked once, into
-an arrow file that is kept.
+Arrow files are mapped into memory, so any row can be read directly. Parquet has no random access. It is unpacked once
+into an arrow file, which is kept.
 """
 
 import dataclasses
@@ -13,35 +13,40 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
 _CAPTIONS = ("caption", "text")
-_ABANDONED = 3600.0  # seconds without a write, after which a half-written file belongs to no living process
-_ROWS = 256
+_ABANDONED = 3600.0  # seconds; a half-written file without a write for so long belongs to no living process
+_ROWS = 256  # rows that are unpacked at a time
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
-    """Images in a column of arrow files; their names are FILE:ROW."""
+class TableImages:
+    """Images in a column of arrow files. Their names are FILE:ROW; they have no classes."""
 
     files: tuple[str, ...]
     column: str
     names: tuple[str, ...]
     captions: tuple[str, ...]
+    classes: tuple[str, ...]
 
     def read(self, index: int) -> bytes:
-        """The encoded image of a row."""
+        """Read the encoded image of a row."""
         data = self._encoded[index].as_py()
         if data is None:
             raise ValueError(f"{self.names[index]!r}: the row has no image")
         return data
 
     @functools.cached_property
-    def _encoded(self) -> Any:
+    def _encoded(self) -> "pa.ChunkedArray":
         return _column(self.files, self.column)
 
-    def __reduce__(self) -> Any:
-        return Table, (self.files, self.column, self.names, self.captions)  # each process maps the files itself
+    def __reduce__(self) -> "tuple[type[TableImages], tuple[str | tuple[str, ...], ...]]":
+        # Without the cached column: each process maps the files itself.
+        return TableImages, (self.files, self.column, self.names, self.captions, self.classes)
 
 
 def open_tables(
@@ -50,17 +55,24 @@ def open_tables(
     image_column: str,
     caption_column: str | None,
     cache: Path | None,
-) -> Table:
-    """The rows of arrow or parquet files, in order; names call the files by their `titles`.
+) -> TableImages:
+    """List the rows of arrow or parquet files, in order.
 
-    A `caption_column` of "" is the first of "caption" and "text" that exists; None leaves captions out.
+    **Arguments:**
 
-    **Raises:** `ValueError` where pyarrow is missing, a file is damaged, or a column is missing or of another type.
+    - `files`: the paths of the files.
+    - `titles`: what the names of images and messages call each file.
+    - `image_column`: the column that holds encoded images.
+    - `caption_column`: the column that holds captions. "" is the first of "caption" and "text" that exists; None leaves
+      captions out.
+    - `cache`: the folder for unpacked parquet files, by default in the user's cache folder.
+
+    **Raises:** `ValueError` if pyarrow is missing, a file is damaged, or a column is missing or has another type.
     """
     try:
         import pyarrow as pa  # pyright: ignore[reportMissingImports]
     except ImportError:
-        raise ValueError("parquet and arrow files need pyarrow: pip install 'sdejax[data]'") from None
+        raise ValueError("to read parquet and arrow files needs pyarrow: pip install 'sdejax[data]'") from None
     schemas, counts = zip(*(_header(file) for file in files), strict=True)
     columns = [_find("image_column", (image_column,), schemas[0])]
     _check("image_column", image_column, _payload(schemas[0].field(image_column).type), "bytes")
@@ -77,15 +89,15 @@ def open_tables(
     captions = ("",) * len(names)
     if caption_column is not None:
         captions = tuple(text or "" for text in _column(files, columns[1]).to_pylist())
-    return Table(tuple(files), image_column, names, captions)
+    return TableImages(tuple(files), image_column, names, captions, ("",) * len(names))
 
 
 def _is_parquet(file: str) -> bool:
     return file.lower().endswith(".parquet")
 
 
-def _header(file: str) -> tuple[Any, int]:
-    """The schema and the number of rows of a file."""
+def _header(file: str) -> "tuple[pa.Schema, int]":
+    """Read the schema and the number of rows of a file."""
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
     import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
@@ -97,15 +109,15 @@ def _header(file: str) -> tuple[Any, int]:
         return table.schema, table.num_rows
     except (pa.ArrowException, OSError) as error:
         kind = "a parquet" if _is_parquet(file) else "an arrow"
-        raise ValueError(f"{os.path.basename(file)!r} is damaged, or not {kind} file ({_line(error)})") from None
+        raise ValueError(f"{os.path.basename(file)!r} is damaged, or not {kind} file ({_first_line(error)})") from None
 
 
-def _line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0].rstrip(" .")
 
 
-def _map(file: str) -> Any:
-    """An arrow file as a table whose buffers are the file's own pages, in either of the two layouts there are."""
+def _map(file: str) -> "pa.Table":
+    """Map an arrow file, of the file layout or the stream layout, into memory as a table."""
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     source = pa.memory_map(file)
@@ -114,8 +126,8 @@ def _map(file: str) -> Any:
     return (pa.ipc.open_file(source) if magic == b"ARROW1" else pa.ipc.open_stream(source)).read_all()
 
 
-def _column(files: Sequence[str], name: str) -> Any:
-    """A column of all files as one; of images that are structs, their bytes."""
+def _column(files: Sequence[str], name: str) -> "pa.ChunkedArray":
+    """Join a column of all files. If it holds structs, the result is their field `bytes`."""
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     columns = [_map(file).column(name) for file in files]
@@ -123,14 +135,15 @@ def _column(files: Sequence[str], name: str) -> Any:
     return whole.flatten()[whole.type.get_field_index("bytes")] if pa.types.is_struct(whole.type) else whole
 
 
-def _payload(kind: Any) -> Any:
-    """The type of what holds the image: that of the field `bytes` of a struct."""
+def _payload(kind: "pa.DataType") -> "pa.DataType":
+    """The type of the images in a column of type `kind`: for a struct, the type of its field `bytes`."""
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     return kind.field("bytes").type if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 else kind
 
 
-def _find(argument: str, names: Sequence[str], schema: Any) -> str:
+def _find(argument: str, names: Sequence[str], schema: "pa.Schema") -> str:
+    """The first of `names` that is a column."""
     found = next((name for name in names if name in schema.names), None)
     if found is None:
         raise ValueError(
@@ -139,7 +152,8 @@ def _find(argument: str, names: Sequence[str], schema: Any) -> str:
     return found
 
 
-def _check(argument: str, name: str, kind: Any, wanted: str) -> None:
+def _check(argument: str, name: str, kind: "pa.DataType", wanted: Literal["bytes", "text"]) -> None:
+    """**Raises:** `ValueError` if the column `name` has another type than the wanted one."""
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
 
     is_binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
@@ -149,13 +163,13 @@ def _check(argument: str, name: str, kind: Any, wanted: str) -> None:
         raise ValueError(f"{argument}={name!r}: has the type {kind}, must hold {what}")
 
 
-def _unpack(files: Sequence[str], schema: Any, cache: Path | None) -> Path:
-    """The columns of `schema` of parquet files as an arrow file, written whole or not at all, and only once.
+def _unpack(files: Sequence[str], schema: "pa.Schema", cache: Path | None) -> Path:
+    """Unpack the columns of `schema` from parquet files into one arrow file, unless that was done before.
 
-    Its name is a hash of the files' paths, sizes and times, so that files that change are unpacked anew.
+    The name of the arrow file is a hash of the files' paths, sizes and times. So if the files change, they are
+    unpacked again. The arrow file is written whole or not at all.
     """
     import pyarrow as pa  # pyright: ignore[reportMissingImports]
-    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
 
     cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdejax"
     facts = [(os.path.abspath(file), os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
@@ -170,18 +184,26 @@ def _unpack(files: Sequence[str], schema: Any, cache: Path | None) -> Path:
                 part.unlink(missing_ok=True)
         handle, temporary = tempfile.mkstemp(dir=cache, prefix=f".{name}.", suffix=".part")
         try:
-            with os.fdopen(handle, "wb") as sink:
-                with pa.ipc.new_file(sink, schema) as writer:
-                    for file in files:
-                        for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=schema.names):
-                            arrays = [batch.column(column) for column in schema.names]
-                            writer.write_batch(pa.record_batch(arrays, schema=schema))
-                sink.flush()
-                os.fsync(sink.fileno())
+            _write_arrow(handle, files, schema)
             os.replace(temporary, target)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"cannot be unpacked into cache={str(cache)!r} ({_line(error)})") from None
+        raise ValueError(f"cannot be unpacked into cache={str(cache)!r} ({_first_line(error)})") from None
     return target
+
+
+def _write_arrow(handle: int, files: Sequence[str], schema: "pa.Schema") -> None:
+    """Write the columns of `schema` from parquet files to an open file descriptor, and close it."""
+    import pyarrow as pa  # pyright: ignore[reportMissingImports]
+    import pyarrow.parquet as pq  # pyright: ignore[reportMissingImports]
+
+    with os.fdopen(handle, "wb") as sink:
+        with pa.ipc.new_file(sink, schema) as writer:
+            for file in files:
+                for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=schema.names):
+                    arrays = [batch.column(column) for column in schema.names]
+                    writer.write_batch(pa.record_batch(arrays, schema=schema))
+        sink.flush()
+        os.fsync(sink.fileno())
