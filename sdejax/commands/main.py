@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Sequence
 
+from sdejax.batch_invariance import batch_invariant
 from sdejax.commands.arguments import parse
 
 _USAGE = """usage: sdejax VERB ...
@@ -79,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"{verb!r}: no such verb; the verbs are {', '.join(verbs)}")
         file, options, action = _VERBS[verb]
         module = importlib.import_module(f"sdejax.commands.{file}")
-        return getattr(module, action)(parse(getattr(module, options), f"sdejax {verb}", rest))
+        command = parse(getattr(module, options), f"sdejax {verb}", rest)
+        with batch_invariant(getattr(getattr(command, "run", None), "batch_invariant", False)):
+            return getattr(module, action)(command)
     except (ValueError, OSError) as error:
         from sdejax.runtime.aborts import PeersGone
 

@@ -111,16 +111,7 @@ def jit(
 
         return over_images(run, layout, given, batched)
 
-    body.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=inspect.Parameter.empty)
-            for parameter in (
-                *signature.parameters.values(),
-                inspect.Parameter("layout", inspect.Parameter.KEYWORD_ONLY),
-                inspect.Parameter("batch_invariant", inspect.Parameter.KEYWORD_ONLY),
-            )
-        ]
-    )
+    body.__signature__ = _keyword_only(signature, "layout", "batch_invariant")  # type: ignore[attr-defined]
     all_static = (*static, "layout", "batch_invariant")
     plain = jax.jit(body, static_argnames=all_static)
 
@@ -149,6 +140,13 @@ def jit(
     call.lower = lambda *args, **kwargs: lower(**bound(args, kwargs, is_batch_invariant()))  # type: ignore[attr-defined]
     call.lower_plain = lambda *args, **kwargs: plain.lower(**bound(args, kwargs, False))  # type: ignore[attr-defined]
     return cast(F, call)
+
+
+def _keyword_only(signature: inspect.Signature, *more: str) -> inspect.Signature:
+    """The signature with all parameters by name, none with a default, and `more` of them."""
+    kind, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    own = [parameter.replace(kind=kind, default=empty) for parameter in signature.parameters.values()]
+    return inspect.Signature([*own, *(inspect.Parameter(name, kind) for name in more)])
 
 
 def _donating(function: F, static: tuple[str, ...], donate_argnums: tuple[int, ...]) -> F:

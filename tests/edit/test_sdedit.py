@@ -123,19 +123,19 @@ def test_a_masked_pixel_is_the_guide_bit_for_bit(sde):
 def test_other_weights_strengths_and_masks_compile_nothing_and_other_steps_do(compilations):
     sde = VPSDE()
 
-    def edit(mean, scale, strength, mask, repeats, fresh=True, steps=9):
+    def edit(mean, scale, strength, mask, steps=9):
         denoiser = sj.GuidedDenoiser(sj.GaussianDenoiser(sde, mean, S), sj.GaussianDenoiser(sde, M, S), scale)
-        how = {"strength": strength, "mask": mask, "repeats": repeats, "fresh_noise": fresh}
-        return sj.sdedit(denoiser, sde, GUIDE, KEYS[:4], **how, sampler=Sampler(steps, "log_snr"))
+        return sj.sdedit(
+            denoiser, sde, GUIDE, KEYS[:4], strength=strength, mask=mask, sampler=Sampler(steps, "log_snr")
+        )
 
     ones, half = np.ones(SHAPE, np.float32), np.full(SHAPE, 0.5, np.float32)
-    compilations(lambda: edit(0.1, 1.0, 0.5, ones, 1))
-    assert compilations(lambda: edit(0.2, 1.0, 0.5, ones, 1)) == 0
-    assert compilations(lambda: edit(0.1, 3.0, 0.5, ones, 1)) == 0
-    assert compilations(lambda: edit(0.1, 1.0, 0.7, ones, 1)) == 0
-    assert compilations(lambda: edit(0.1, 1.0, 0.5, half, 1)) == 0
-    assert compilations(lambda: edit(0.1, 1.0, 0.5, ones, 4, fresh=False)) == 0
-    assert compilations(lambda: edit(0.1, 1.0, 0.5, ones, 1, steps=10)) > 0  # the counter does count
+    compilations(lambda: edit(0.1, 1.0, 0.5, ones))
+    assert compilations(lambda: edit(0.2, 1.0, 0.5, ones)) == 0
+    assert compilations(lambda: edit(0.1, 3.0, 0.5, ones)) == 0
+    assert compilations(lambda: edit(0.1, 1.0, 0.7, ones)) == 0
+    assert compilations(lambda: edit(0.1, 1.0, 0.5, half)) == 0
+    assert compilations(lambda: edit(0.1, 1.0, 0.5, ones, steps=10)) > 0  # the counter does count
 
 
 @pytest.mark.parametrize(
