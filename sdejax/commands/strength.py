@@ -7,7 +7,7 @@ import numpy as np
 
 from sdejax.commands.editing import Editor
 from sdejax.density.realism import calibrate, denoising_errors
-from sdejax.edit.strength import WishNotGranted, check_realism, largest_strength, smallest_strength
+from sdejax.edit.strength import GoalNotMet, check_realism, largest_strength, smallest_strength
 from sdejax.jobs.progress import tell
 from sdejax.noise.keys import keys
 
@@ -28,7 +28,7 @@ def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sa
     if command.realism is not None:
         check_realism(command.realism)
         realism = calibrate(denoiser, model.sde, keys(_SAMPLES), model.shape, sampler=sampler)
-    found, refused = {}, WishNotGranted()
+    found, refused = {}, GoalNotMet()
     for seed in seeds:
 
         def edit(strength: float, seed: int = seed) -> np.ndarray:
@@ -47,7 +47,7 @@ def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sa
                 strength, result = smallest_strength(edit, typical, command.realism)
                 wish = f"realism {typical(result):.2f}"
             found[seed], said = strength, f"seed {seed}: strength {strength:.3f}, {wish}"
-        except WishNotGranted as error:
+        except GoalNotMet as error:
             refused, said = error, f"error: seed {seed}: {error}"
         if len(seeds) > 1 or found:
             tell(said)

@@ -1,6 +1,6 @@
 r"""What a network's output means: one class for each convention of the field.
 
-    (6)  D(t, x) = E[x0 | x_t = x].  From a network's output, without ever dividing by alpha where alpha may be 0:
+    (6)  D(t, x) = E[x0 | x_t = x].  From a network's output, never divided by an alpha that may be 0:
          clean image   output = x0                   D = output
          noise         output = e                    D = (x - sigma output) / alpha             (Ho et al. 2020)
          v             output = (alpha e - sigma x0) / sqrt(alpha^2 + sigma^2)  (Salimans and Ho 2022; any alpha, sigma)

@@ -85,8 +85,8 @@ def log_likelihood(
     **Returns:** a `Likelihood` with log p in nats, for all the values of an image together. Jit-compiled: another
     denoiser of the same structure compiles nothing. Spread over devices as `keys` are.
 
-    **Raises:** `ValueError` for an argument outside its range or of the wrong shape, and where an image does not come
-    to the end within `max_steps`. (Inside a `jit` of your own its value is nan.)
+    **Raises:** `ValueError` for an argument outside its range or of the wrong shape, or if an image is not finished
+    within `max_steps`. (Inside a `jit` of your own its value is nan.)
     """
     images = jnp.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -227,7 +227,7 @@ def _image(
     max_steps: int,
     adjoint: diffrax.AbstractAdjoint,
 ) -> Likelihood:
-    """Eq. 16 for one image, its log determinant kept per value: nan where the integration fails."""
+    """Eq. 16 for one image, its log determinant kept per value: nan if the integration fails."""
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda log_level, state, args: _field(*args, sde, log_level, state[0])),

@@ -27,7 +27,7 @@ from sdejax.sampling.sample import sample
 from sdejax.sde.base import SDE
 from sdejax.solvers.sampler import Sampler
 
-LEVELS = (0.1, 0.3, 1.0, 3.0)  # below, every image comes back; above, it does not matter which image it was
+LEVELS = (0.1, 0.3, 1.0, 3.0)  # below, every image is recovered; above, none is
 _DRAWS = 4
 
 
@@ -66,7 +66,7 @@ class Realism:
     def of(cls, errors: np.ndarray) -> "Realism":
         """From the l (n, k) of n samples, n well above k.
 
-        **Raises:** `ValueError` for fewer than 4 k samples, or where an error is not finite.
+        **Raises:** `ValueError` for fewer than 4 k samples, or if an error is not finite.
         """
         errors = np.asarray(errors, np.float64)
         if len(errors) < 4 * errors.shape[1]:

@@ -10,13 +10,13 @@ Array = jax.Array | np.ndarray
 
 
 def array_of(value: ArrayLike, dtype: DTypeLike | None = None) -> Array:
-    """An array of that type: jax's if the value is one, else numpy's, for which jax compiles and awaits nothing."""
+    """An array of that type. A jax array stays one; anything else becomes numpy's, so that nothing is compiled."""
     array = value if isinstance(value, jax.Array) else np.asarray(value)
     return array.astype(jax.dtypes.canonicalize_dtype(array.dtype) if dtype is None else dtype)
 
 
 def for_each_key(array: Array, shape: tuple[int, ...], keys: jax.Array) -> Array:
-    """An image or a mask, broadcast to one of that shape for each key, on the devices where the keys are."""
+    """An image or a mask, broadcast to one of that shape for each key, on the devices of the keys."""
     full = (keys.shape[0], *shape)
     if isinstance(array, jax.Array):
         return jnp.broadcast_to(array, full)

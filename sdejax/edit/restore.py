@@ -1,4 +1,4 @@
-"""Restoration: an image of which a linear part is known, such as its luminance or its means over blocks of pixels.
+"""Restoration: find an image from a known linear part, such as its luminance or its means over blocks of pixels.
 
     (19) D_y = x0 + (1 - P)(D(t, y) - x0),   P the orthogonal projection on what is known
 
@@ -38,7 +38,7 @@ class Projection(Protocol):
 class Luminance:
     """What a grey image tells: the sum of the channels with ITU-R BT.601's weights, as Pillow's "L" has it.
 
-    The rest of a colour, of which the projection is 0, is what `restore` finds: colourisation.
+    `restore` finds the rest of the colour, whose projection is 0: colourisation.
     """
 
     weights: tuple[float, ...] = (0.299, 0.587, 0.114)

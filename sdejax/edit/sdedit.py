@@ -2,7 +2,7 @@
 
     (12) D_y = D(t, y), y starts at z. K repeats feed the result back as the image.
 
-Algorithm 2 of the paper: where the mask keeps the image, y is the noised image at every time.
+Algorithm 2 of the paper: pixels that the mask keeps are those of the noised image at every time.
 """
 
 import dataclasses

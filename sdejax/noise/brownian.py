@@ -3,10 +3,10 @@
     (5)  the clock  s = (log tau_hi - log tau) / (log tau_hi - log tau_lo)  in [0, 1], 0 = noise, 1 = data.
          Unit noise of a step from s to s':  xi = (W(s') - W(s)) / sqrt(s' - s).
 
-The clock runs over noise levels 1e4 to 1e-4, the same for every process, so that a key means the same path under VP,
-VE, sub-VP and RF, for any strength, number of steps and batch. The path is a virtual tree (diffrax's
-`VirtualBrownianTree`): it is never stored, and can be asked for at any s in any order. A `Walk` asks for the same
-path in rising order, and descends only where the tree has not been yet.
+The clock runs over noise levels 1e4 to 1e-4, the same for every process. So a key means the same path under VP, VE,
+sub-VP and RF, for any strength, number of steps and batch. The path is a virtual tree (diffrax's
+`VirtualBrownianTree`): it is never stored, and can be evaluated at any s in any order. A `Walk` evaluates the same path
+in rising order. It keeps the branch that it is on, and computes only the nodes that it has not met before.
 """
 
 import dataclasses
@@ -19,14 +19,14 @@ from jax.typing import ArrayLike
 
 from sdejax.pytrees import STATIC, pytree
 
-if TYPE_CHECKING:  # half a second to import, which a program that is compiled already need not wait for
+if TYPE_CHECKING:  # it takes half a second to import
     import diffrax
 
 
 _LOG_TAU_HI, _LOG_TAU_LO = 2.0 * math.log(1e4), 2.0 * math.log(1e-4)
 
 
-_UNKNOWN = 2.0  # the left end of a node that a walk has not been at: past every s
+_UNKNOWN = 2.0  # the left end of a node that a walk has not reached: greater than every s
 
 
 LOG_TAU_RANGE = _LOG_TAU_HI - _LOG_TAU_LO
@@ -47,9 +47,9 @@ def log_tau_at(s: ArrayLike) -> jax.Array:
 class BrownianPaths:
     """One path for each of `keys` (b,), each of `shape`; `depth` halvings of [0, 1] resolve 2^-depth.
 
-    A deeper tree refines the same path. One evaluation costs `depth` + 2 images of normal numbers, a walk's step over n
-    leaves about log2(n) + 3, so `depth` should be no more than the steps need.
-    `levy_area` is what a diffrax solver asks for; None is none.
+    A deeper tree refines the same path. One evaluation costs `depth` + 2 images of normal numbers, and a walk's step
+    over n leaves costs about log2(n) + 3. So `depth` should be no more than the steps need. `levy_area` is the class of
+    Levy areas that a diffrax solver asks for, or None.
     """
 
     keys: jax.Array

@@ -1,8 +1,8 @@
 """`jax.jit` with the compiler options that this library's programs run best with, spread over devices by images.
 
 XLA's CPU backend can leave convolutions, matrix products and reductions to a library, YNNPACK. Its reductions are fast.
-Its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's, and its products absorb the arithmetic around them, for
-which scales per channel are copied to every pixel. So by default it gets the reductions only. Batch-invariant programs
+Its 3 x 3 convolutions take 1.1 to 1.7 times as long as Eigen's. Its products absorb the arithmetic around them, which
+copies scales per channel to every pixel. So by default it gets the reductions only. Batch-invariant programs
 (`sdejax.batch_invariant`) use its products and convolutions, each by itself, in its kernels that add up in one order:
 Eigen splits long sums into as many parts as XLA has threads. Other platforms need no options.
 """

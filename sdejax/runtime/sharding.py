@@ -44,10 +44,10 @@ def mesh_of(array: Any) -> tuple[Mesh, Any] | None:
 def over_images(
     function: Callable[..., jax.Array], layout: tuple[Mesh, Any] | None, shared: Any, batched: tuple[Any, ...]
 ) -> jax.Array:
-    """function(shared, *batched), each device on its own images where there is a `layout` (see `mesh_of`).
+    """function(shared, *batched); if there is a `layout` (see `mesh_of`), each device computes its own images.
 
-    Leaves of `batched`, and those of `shared` marked `PerImage`, are split along their leading axis; the other leaves
-    of `shared` are on every device. The function must treat images independently.
+    Leaves of `batched`, and leaves of `shared` that are marked `PerImage`, are split along their leading axis. Every
+    device has the other leaves of `shared`. The function must treat images independently.
     """
     if layout is None:
         return function(shared, *batched)
@@ -63,15 +63,15 @@ def over_images(
 
 
 # Training: a mesh of two axes. Images are spread over both; parameters, moving averages and the optimiser's state over
-# "fsdp" alone, where they are large enough to be worth gathering.
+# "fsdp" alone, if they are large enough to be worth gathering.
 
-_LARGE = 2**14  # numbers in an array, from which on it is spread
+_LARGE = 2**14  # arrays of at least so many numbers are spread
 
 
 def train_mesh(fsdp: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh with the axes "data" and "fsdp" over `devices` (all of them by default).
 
-    **Raises:** `ValueError` where the number of devices is no multiple of `fsdp`.
+    **Raises:** `ValueError` if the number of devices is no multiple of `fsdp`.
     """
     devices = list(devices or jax.devices())
     if fsdp < 1 or len(devices) % fsdp:
@@ -107,7 +107,7 @@ def constrain_images(tree: Any, mesh: Mesh | None) -> Any:
 
 
 def constrain_state(tree: Any, mesh: Mesh | None) -> Any:
-    """Inside a jitted function: keep a state, or a gradient, where `state_sharding` has it."""
+    """Inside a jitted function: keep a state, or a gradient, on the devices that `state_sharding` says."""
     if mesh is None or mesh.size == 1:
         return tree
     return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, state_sharding(mesh, leaf.shape)), tree)

@@ -43,7 +43,7 @@ def _sample(denoiser, keys, sde, shape, sampler):
 
 @partial(jit, static_argnames=("sde", "shape"), images=("keys",))
 def _noise(keys, sde, shape):
-    """The state at t = 1, of which nothing is known."""
+    """The state at t = 1: pure noise."""
     return sde.sigma(jnp.ones(())) * BrownianPaths(stream(keys, 0), shape).start()
 
 

@@ -32,5 +32,5 @@ class RectifiedFlow(SDE):
 
     @property
     def tau_max(self) -> float:
-        """Noise level 200, where nothing of an image in [-1, 1] is left; tau(1) itself is infinite."""
+        """Noise level 200, at which nothing of an image in [-1, 1] is left; tau(1) itself is infinite."""
         return 200.0**2

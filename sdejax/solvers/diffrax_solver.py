@@ -11,11 +11,11 @@ from sdejax.noise.brownian import clock
 from sdejax.pytrees import split_per_image
 from sdejax.solvers.problem import Problem, Signals, State, last_step, log_tau_of
 
-if TYPE_CHECKING:  # half a second to import, which a program that is compiled already need not wait for
+if TYPE_CHECKING:  # it takes half a second to import
     import diffrax
 
 _MAX_STEPS = 100_000
-_ADAPTIVE_DEPTH = 16  # halvings of the clock, which resolve steps of 1.5e-5 of it
+_ADAPTIVE_DEPTH = 16  # halvings of the clock: they resolve steps of 1.5e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Diffrax:
         }
 
     def start(self, problem: Problem, state: State, times: jax.Array) -> None:
-        """No memory: each step starts anew, which costs solvers that reuse their last evaluation one more."""
+        """No memory: each step starts anew, so a solver that would reuse its last evaluation makes one more."""
 
     def step(self, problem: Problem, state: State, memory: None, now: Any, steps: int) -> tuple[State, None, Signals]:
         """One step, in the state's own scale; the last one returns D."""

@@ -82,7 +82,7 @@ def terms_of(
 
 
 def _begun(problem: Problem, s: ArrayLike) -> jax.Array | float:
-    """`Problem.begun` on the clock: from there back to a time is a rounding, by which a start may be before itself."""
+    """`Problem.begun` at clock time s. The tolerance is for rounding: s converted to a time may be before its start."""
     if problem.begin is None:
         return 1.0
     own = clock(log_tau_of(problem.sde, problem.begin))

@@ -13,7 +13,7 @@ from sdejax.solvers.exponential import Exponential
 from sdejax.solvers.grids import GRIDS, GridChoice, GridName
 from sdejax.solvers.solver import Solver
 
-if TYPE_CHECKING:  # half a second to import
+if TYPE_CHECKING:  # it takes half a second to import
     import diffrax
 
 STEPS = 20
