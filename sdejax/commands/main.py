@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = importlib.import_module(f"sdejax.commands.{file}")
         return getattr(module, action)(parse(getattr(module, options), f"sdejax {verb}", rest))
     except (ValueError, OSError) as error:
-        from sdejax.runtime.aborts import PeersGone
+        from sdejax.runtime.errors import PeersGone
 
         said, code = " ".join(str(error).split()), 1 if isinstance(error, PeersGone) else 2
         print(f"error: {said}", file=sys.stderr)

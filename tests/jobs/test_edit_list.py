@@ -15,7 +15,7 @@ from sdejax.commands.edit import Edit
 from sdejax.commands.editing import Editor, edit_manifest
 from sdejax.commands.main import main
 from sdejax.commands.options import Run
-from sdejax.jobs.edit_list import Failures, grouped, read_manifest
+from sdejax.jobs.edit_list import FailedEdits, grouped, read_edit_list
 from sdejax.media.images import to_array, to_bytes
 from sdejax.media.inputs import open_input
 from sdejax.model.snapshot import save
@@ -223,8 +223,11 @@ def test_a_broken_entry_is_named_and_leaves_the_others_alone(place, whole, tmp_p
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([{"guide": "a.png", "name": "x"}, {"guide": "a.png", "name": "x"}], "line 2: name='x': is that of line 1 too"),
-        ([{"guide": "a.png", "name": "000002"}, {"guide": "a.png"}], "line 2: name='000002': is that of line 1 too"),
+        (
+            [{"guide": "a.png", "name": "x"}, {"guide": "a.png", "name": "x"}],
+            "line 2: name='x': must be unique",
+        ),
+        ([{"guide": "a.png", "name": "000002"}, {"guide": "a.png"}], "line 2: name='000002': must be unique.*line 1"),
         ([{"guide": "a.png", "name": "../x"}], "name='../x': must be text that can name a file"),
         ([{"guide": "a.png", "name": "a\\b"}], "must be text that can name a file"),
         ([{"guide": "a.png"}, {"guide": "a.png", "name": ""}], "line 2: name='': must be text"),
@@ -232,8 +235,8 @@ def test_a_broken_entry_is_named_and_leaves_the_others_alone(place, whole, tmp_p
         ([{"guide": "a.png", "name": ".."}], r"name='\.\.': must be text"),
         ([{"guide": "a.png", "name": "a\u0000b"}], "must be text"),
         ([{"guide": "a.png", "name": "x" * 201}], "must be at most 200 bytes"),
-        ([{"guide": "a.png", "name": "sheet"}], "name='sheet': is the contact sheet's"),
-        (["", "  "], "holds no line"),
+        ([{"guide": "a.png", "name": "sheet"}], "name='sheet': must be another"),
+        (["", "  "], "must have at least one line"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused_before_anything_is_written(place, tmp_path, lines, sentence, capsys):
@@ -249,9 +252,9 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_written(place, tmp_
 def test_a_line_is_counted_where_it_is_and_takes_the_rest_from_the_command(tmp_path):
     manifest = tmp_path / "edits.jsonl"
     manifest.write_bytes(b'\xef\xbb\xbf{"strength": 1}\r\n\r\n{"prompt": "x", "seed": 0, "guide": "/top/c.png"}\n')
-    failures = Failures(print)
+    failures = FailedEdits(print)
     command = Edit("model", "b.png", prompt="y", repeats=2, run=Run(seeds="7"))
-    first, second = read_manifest(str(manifest), command, ("guide",), failures)
+    first, second = read_edit_list(str(manifest), command, ("guide",), failures)
     assert not failures.by_name
     assert (first.name, first.seed, second.name, second.seed) == ("000001", 7, "000003", 0)
     assert first.command == Edit("model", "b.png", 1.0, prompt="y", repeats=2, run=Run(seeds="7"))

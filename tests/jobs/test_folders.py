@@ -15,11 +15,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-import sdejax.jobs.produce as produce
+import sdejax.jobs.formats as formats
 from sdejax.commands.main import main
-from sdejax.jobs.ranges import Span
-from sdejax.jobs.shards import Row
-from sdejax.jobs.sinks import ShardSink
+from sdejax.jobs.ranges import NumberRange
+from sdejax.jobs.shard_sink import ShardSink
+from sdejax.jobs.sinks import Destination, EncodedImage
+from sdejax.jobs.tar import Tar
 from sdejax.model.snapshot import save
 from sdejax.runtime.storage import Folder
 from tests.jobs.test_pods import sample, started
@@ -46,7 +47,7 @@ def test_a_job_that_grows_keeps_the_format_of_its_folder(model, tmp_path, monkey
     """Rejects a format by the number of images alone: the first of a grown job would be made a second time in shards,
     and a few of a job in shards a second time as pictures.
     """
-    monkeypatch.setattr(produce, "_FEW", 4)
+    monkeypatch.setattr(formats, "_FEW", 4)
     assert made(model, tmp_path / "pictures", "--seeds", "0-3") == 0
     assert made(model, tmp_path / "pictures", "--seeds", "0-5") == 0
     assert endings(tmp_path / "pictures") == [".json", ".png"]
@@ -165,7 +166,7 @@ def test_names_that_look_like_patterns_are_names(address, tmp_path):
     """Rejects the buckets' clients' way of moving and removing, which takes them for patterns: the file is lost."""
     folder = Folder.open(address or str(tmp_path / "out"))
     names = ["a*.png", "b?.png", "c[1].png", "plain.png"]
-    with folder.made():
+    with folder.created():
         for name in names:
             folder.write(name, name.encode())
     assert folder.sizes() == {name: len(name) for name in names}
@@ -198,15 +199,15 @@ def test_a_shard_that_fails_as_it_ends_leaves_nothing():
     folder = Folder(_FullAtTheEnd(), "/out", "full:///out")
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(buffer, "png")
-    sink = ShardSink(folder, "tar", {"format": "tar"}, None, 0, 1)
-    with folder.made():
-        sink.plan([Span(0, 0)])
+    sink = ShardSink(Tar(), Destination(folder))
+    with folder.created():
+        sink.missing([NumberRange(0, 0)])
         about = {"key": "000000", "seed": 0, "prompt": ""}
-        sink.add(Row(0, buffer.getvalue(), about), Span(0, 0), "000000", {})
+        sink.add(EncodedImage(0, buffer.getvalue(), about), NumberRange(0, 0))
         with pytest.raises(OSError, match="No space"):
             sink.close()
         sink.abandon()
-    assert folder._listed() == {}
+    assert folder._all_sizes() == {}
 
 
 def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_path, monkeypatch):
@@ -262,7 +263,7 @@ def test_pictures_at_an_address_are_written_at_the_same_time(model, capsys, monk
     assert made(model, "far://out", "--seeds", "0-63") == 0
     folder = Folder.open("far://out")
     names = {f"{seed:06d}.{kind}" for seed in range(64) for kind in ("png", "json")}
-    assert folder.sizes().keys() == {*names, "sheet.png"} and folder._listed() == folder.sizes()
+    assert folder.sizes().keys() == {*names, "sheet.png"} and folder._all_sizes() == folder.sizes()
     assert "images are done already" in capsys.readouterr().err
 
 

@@ -239,12 +239,12 @@ def test_one_that_never_comes_is_named(model, tmp_path):
 # Another process of the run that ends, or hangs, as soon as it has joined.
 JOINED = """
 import os, sys, time
-from sdejax.peers import Peers
-from sdejax.processes import Processes, start_processes
+from sdejax.runtime.peers import Peers
+from sdejax.runtime.distributed import Processes, start_processes
 start_processes(Processes("auto", sys.argv[1], 2, 1, 9), independent=True)
 if sys.argv[2] == "ends":
     os._exit(0)
-Peers(9).bring_up_devices()
+Peers(9).start_devices()
 time.sleep(600)
 """
 

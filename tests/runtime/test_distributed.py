@@ -121,14 +121,14 @@ def test_options_come_before_the_environment(started, monkeypatch):
     ids=str,
 )
 def test_half_of_what_is_needed_is_named(started, told):
-    with pytest.raises(ValueError, match="must be host:port, how many processes there are, and which this is, from 0"):
+    with pytest.raises(ValueError, match="must be host:port"):
         start_processes(Processes(**told))
     assert started == []
 
 
 WAIT = """
 import time, jax
-from sdejax.processes import time_limit
+from sdejax.runtime.distributed import time_limit
 jax.process_count = lambda: 2  # as it would be beside another process
 with time_limit({limit}, "a barrier"):
     time.sleep({wait})

@@ -5,36 +5,26 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 import sdejax as sj
 from sdejax.commands.main import main
 from sdejax.model.snapshot import save
+from sdejax.runtime import jax_private
 from sdejax.runtime import program_cache as programs
-from sdejax.runtime.program_cache import keep_programs, kept_programs
+from sdejax.runtime.program_cache import kept_programs
 from sdejax.runtime.storage import Folder
+from tests.runtime.programs import draw, files, opened
 from tests.tiny import tiny_model
-
-SDE = sj.VPSDE()
-SAMPLER = sj.Sampler(steps=2, stochasticity=0.0)  # an ODE: a Brownian path takes twice as long to compile
-KEYS = sj.keys(range(8))  # here, lest their own program be counted
-
-
-@pytest.fixture
-def cache(tmp_path):
-    """A cache of this test alone. jax forgets too: a program that it had from its own cache could not be written."""
-    jax.clear_caches()
-    yield tmp_path / "cache"
-    keep_programs("none")
 
 
 @pytest.fixture(scope="module")
@@ -42,26 +32,6 @@ def snapshot(tmp_path_factory):
     path = tmp_path_factory.mktemp("programs") / "model"
     save(path, tiny_model())
     return str(path)
-
-
-def draw(devices=None, mean=0.3, sampler=SAMPLER, batch=2, std=0.5):
-    mesh = sj.image_mesh(devices or jax.devices()[:1])
-    keys = sj.spread(KEYS[: batch * mesh.size], mesh)
-    own = jax.device_put((mean, std), NamedSharding(mesh, P()))
-    return np.asarray(sj.sample(sj.GaussianDenoiser(SDE, *own), SDE, keys, (3,), sampler=sampler))
-
-
-def opened(cache, job=""):
-    """The programs as another process finds them, which has compiled nothing yet."""
-    jax.clear_caches()
-    keep_programs(str(cache), job)
-    found = kept_programs()
-    assert found is not None
-    return found
-
-
-def files(cache):
-    return sorted(cache.glob("*/*.program"))
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -132,8 +102,8 @@ def test_a_damaged_program_is_compiled_anew(cache, damage):
 def draw_without_files(cache, job):
     """Draw with what was loaded ahead alone; how many programs that were."""
     found = opened(cache, job)
-    for _, coming in found._ahead._coming.values():
-        coming.exception()
+    for _, loading in found._prefetch._loading.values():
+        loading.exception()
     for file in files(cache):
         file.unlink()
     images = draw()
@@ -232,38 +202,16 @@ def test_a_second_start_with_a_solver_of_diffrax_compiles_nothing(snapshot, cach
     assert "ompiling" not in said and pictures and again == pictures, said
 
 
-@pytest.fixture
-def all_in_jaxs_cache():
-    """jax's cache with the quickest programs too."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[name]
-    jax.config.update(name, 0.0)
-    yield
-    jax.config.update(name, before)
-
-
-def test_with_a_jax_that_cannot_write_programs_they_are_compiled_each_time(cache, monkeypatch, capsys):
-    """What is used of jax is not all public: its absence must cost time alone, and a warning."""
-    expected = draw()
-    monkeypatch.setitem(sys.modules, "sdejax.runtime.executables", None)
-    for _ in range(2):
-        found = opened(cache)
-        np.testing.assert_array_equal(draw(), expected)
-        assert (found.compiled, found.loaded, files(cache)) == (1, 0, [])
-        said = capsys.readouterr().err
-        assert said.startswith("warning: sample-") and "cannot be kept" in said and said.count("\n") == 1
-
-
-def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs_cache):
+def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, jax_caches_all):
     """The CPU's backend leaves out functions of what it has loaded; such a program would stop when it is run."""
     opened(cache)
     expected = draw()
     for file in files(cache):
         file.unlink()
-    hits = programs._hits
+    hits = jax_private._events[jax_private._HIT]
     again = opened(cache)
     draw()
-    assert again.compiled == 1 and programs._hits > hits
+    assert again.compiled == 1 and jax_private._events[jax_private._HIT] > hits
     last = opened(cache)
     np.testing.assert_array_equal(draw(), expected)
     assert last.loaded == 1
@@ -287,6 +235,38 @@ def test_other_flags_sources_and_settings_have_other_folders(cache, monkeypatch)
     assert len(found) == 4
     about = json.loads((cache / os.path.basename(opened(cache).folder.path) / "about.json").read_text())
     assert about["sdejax"] == "other" and about["jax"] == jax.__version__
+
+
+@pytest.mark.parametrize("file", ["solvers/solve.py", "runtime/jit.py", "__init__.py"])
+def test_the_key_covers_the_whole_library(tmp_path, file):
+    """Rejects a hash of the folder that the hashing file is in: stale programs would run after a change of a solver."""
+    library = tmp_path / "sdejax"
+    shutil.copytree(Path(sj.__file__).parent, library, ignore=shutil.ignore_patterns("__pycache__"))
+    before = programs.hash_of_sources(library)
+    assert before == programs._sources() == programs.environment()["sdejax"]
+    (library / "__init__.pyi").write_text("")  # not run, so not part of any program
+    assert programs.hash_of_sources(library) == before
+    changed = library / file
+    changed.write_text(changed.read_text() + "\n")
+    assert programs.hash_of_sources(library) != before
+
+
+def test_the_key_covers_names_of_files(tmp_path):
+    """Rejects a hash of the contents alone: a file that moves can change what another one imports."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.py").write_text("X = 1")
+    before = programs.hash_of_sources(tmp_path)
+    (tmp_path / "a" / "x.py").rename(tmp_path / "a" / "y.py")
+    assert programs.hash_of_sources(tmp_path) != before
+
+
+def test_variants_of_a_function_have_programs_of_their_own(cache):
+    """Such as those of two sets of compiler options."""
+    found, x = opened(cache), np.float32(2.0)
+    twice, thrice = jax.jit(lambda x: 2.0 * x), jax.jit(lambda x: 3.0 * x)
+    for variant, plain in [("", twice), ("other", thrice), ("", twice)]:
+        assert found.call(draw, plain.lower, (), (x,), {}, variant) == plain(x)
+    assert (found.compiled, len(files(cache))) == (2, 2)
 
 
 def test_a_month_without_use_ends_the_programs_of_an_environment_and_nothing_else(cache, monkeypatch):
@@ -362,7 +342,7 @@ def test_an_edits_warmup_runs_each_program_once_and_makes_nothing(snapshot, cach
     [
         (["--shape", "16x16x3"], "--shape=16x16x3: must be that of the snapshot's images, 8x8x3"),
         (["--shape", "big"], "--shape='big': must be height, width and channels, such as 32x32x3"),
-        (["--cache", "none"], "--warmup, --cache='none': there is no folder to keep programs in"),
+        (["--cache", "none"], "--warmup, --cache='none': "),
         (["--batch", "0"], "--batch=0: must be at least 1"),
         (["--cache", "nothing://x"], "cache='nothing://x"),
     ],
