@@ -25,6 +25,7 @@ import dataclasses
 import functools
 import importlib
 import io
+import operator
 import os
 import re
 import signal
@@ -51,12 +52,12 @@ class Missing(Exception):
 
 
 def _private(module: str, name: str) -> Any:
-    """A private name of jax.
+    """A private name of jax, such as "f", or "C.f" for an attribute of C.
 
     **Raises:** `Missing` if this version of jax does not have it.
     """
     try:
-        return getattr(importlib.import_module(module), name)
+        return operator.attrgetter(name)(importlib.import_module(module))
     except (ImportError, AttributeError):
         raise Missing(f"{module}.{name}") from None
 
@@ -119,7 +120,7 @@ def registration_limit(seconds: int) -> Iterator[None]:
     """Let the coordinator wait at most `seconds` for the others. `initialize` of jax has no argument for it."""
     try:
         library = _private("jax._src.lib", "_jax")
-        make = _private("jax._src.lib._jax", "get_distributed_runtime_service")
+        make = _private("jax._src.lib", "_jax.get_distributed_runtime_service")
     except Missing:
         yield
         return
@@ -196,7 +197,7 @@ def who_is_missing(messages: str, seconds: int) -> str:
         tasks = sorted((line.rpartition(":")[2] for line in named[1].split()), key=lambda task: (len(task), task))
         who = f"{'process' if len(tasks) == 1 else 'processes'} {', '.join(tasks)}"
         return f"{who} did not come within {seconds} seconds"
-    if "RegisterTask" in messages and "arrier" not in messages:
+    if "RegisterTask" in messages and "coordination_service" not in messages:  # the latter is in process 0
         return f"process 0, which coordinates the others, did not answer within {seconds} seconds"
     return f"the processes of this run did not find each other within {seconds} seconds"
 

@@ -15,7 +15,7 @@ def remove(names):
     found = jax_private._private
 
     def private(module, name):
-        if name in names:
+        if name.rpartition(".")[2] in names:
             raise jax_private.Missing(f"{module}.{name}")
         return found(module, name)
 
