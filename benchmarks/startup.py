@@ -14,6 +14,7 @@ and prints medians and the range of all starts.
 
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -45,10 +46,11 @@ EIGHT_IMAGES = [
 
 
 class Start(NamedTuple):
-    """Seconds until the first image was written, until the command ended, and of the device's work for one image."""
+    """Seconds until the first image was written, until the command ended, of CPU time, and of work for one image."""
 
     first_image: float
     whole: float
+    cpu: float
     computing: float
 
 
@@ -62,7 +64,7 @@ def start(words: list[str], jax_cache: Path | None = None) -> Start:
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
     command = [sys.executable, "-m", "sdejax.commands.main", *words, "--json"]
-    began, seconds, summary = time.perf_counter(), None, {}
+    began, seconds, summary, before = time.perf_counter(), None, {}, _cpu_seconds()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **own}
     ) as process:
@@ -75,7 +77,13 @@ def start(words: list[str], jax_cache: Path | None = None) -> Start:
     if process.returncode or seconds is None:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
     rate, outside = summary["images_per_second_per_device"], summary["share_outside_devices"]
-    return Start(seconds, whole, (1.0 - outside) / rate)
+    return Start(seconds, whole, _cpu_seconds() - before, (1.0 - outside) / rate)
+
+
+def _cpu_seconds() -> float:
+    """The CPU time of all commands that have ended, which depends less on what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _snapshot(model: str, folder: Path) -> Path:
@@ -107,11 +115,11 @@ def jobs(repeats: int) -> None:
 
 def caches(repeats: int) -> None:
     """Is our cache worth its code? Medians, and in brackets the least and the most."""
-    columns = ["job", "start", "to the first image, s", "to the end, s"]
+    columns = ["job", "start", "to the first image, s", "to the end, s", "CPU time, s"]
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|", flush=True)
     for name, words in EIGHT_IMAGES:
         for kind, rows in _alternating(words, repeats).items():
-            cells = (_spread([getattr(row, field) for row in rows]) for field in ("first_image", "whole"))
+            cells = (_spread([getattr(row, field) for row in rows]) for field in ("first_image", "whole", "cpu"))
             print(f"| {name} | {kind} | {' | '.join(cells)} |", flush=True)
 
 

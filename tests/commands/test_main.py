@@ -361,7 +361,7 @@ def test_a_known_part_survives_the_command(place, tmp_path):
 # A person's Ctrl-C while jax looks for garbage: Python tells of it, and goes on.
 UNHEARD = """
 import gc, signal, sys
-from sdejax.cli import main
+from sdejax.commands.main import main
 
 def stop(phase, _):
     gc.callbacks.remove(stop)
