@@ -18,7 +18,7 @@ def some(draw):
 
 @pytest.mark.parametrize("seed", range(50))
 def test_ranges_are_sets(seed):
-    # Rejects an end that is off by one, ranges that touch and stay apart, and overlaps that count twice.
+    # Rejects an end that is off by one, ranges that touch and are not merged, and overlaps that count twice.
     draw = random.Random(seed)
     wanted, done = some(draw), some(draw)
     assert numbers(merged(wanted)) == sorted(set(numbers(wanted)))
@@ -32,8 +32,8 @@ def test_ranges_are_sets(seed):
     assert all(block.first // size == block.last // size for block in cut)
 
 
-def test_what_is_cut_once_is_cut_alike_later():
-    # The blocks of what is left are blocks of the whole, where whole blocks are done: their files have the same names.
+def test_blocks_of_the_rest_are_blocks_of_the_whole():
+    # If whole blocks are done, the others keep their numbers, so their files have the same names.
     whole = list(blocks([NumberRange(3, 99)], 10))
     left = list(blocks(without([NumberRange(3, 99)], [whole[2], whole[5]]), 10))
     assert left == [block for block in whole if block not in (whole[2], whole[5])]

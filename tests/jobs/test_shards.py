@@ -1,4 +1,4 @@
-"""Shards: what other programs read in them, and what is left of them when something goes wrong."""
+"""Shards: other programs can read them, and what goes wrong leaves no damaged one."""
 
 import errno
 import hashlib
@@ -59,7 +59,7 @@ def test_our_own_training_reads_the_images_and_captions(folder, tmp_path, kind):
 
 
 def test_a_tar_is_as_webdataset_reads_it(folder):
-    # A sample is what has the same name up to the first dot, file after file; so a dot in a name must not be one.
+    # WebDataset groups adjacent files whose names agree up to the first dot, so a dot in a key must be escaped.
     with folder.created():
         write(folder, NumberRange(0, 2), name=lambda number: f"a.b{number}%")
     samples = {}
@@ -75,7 +75,7 @@ def test_a_tar_is_as_webdataset_reads_it(folder):
         np.testing.assert_array_equal(Image.open(io.BytesIO(sample["png"])), PICTURES[number])
 
 
-def test_the_index_and_the_manifest_tell_what_is_there(folder):
+def test_the_index_and_the_manifest_list_the_images(folder):
     with folder.created():
         entry = write(folder, NumberRange(3, 5))
         write(folder, NumberRange(0, 2), PARQUET)
@@ -95,7 +95,7 @@ def test_the_index_and_the_manifest_tell_what_is_there(folder):
     assert read_manifest(folder)["complete"]
 
 
-def test_what_is_not_whole_is_not_finished(folder, tmp_path):
+def test_a_damaged_shard_is_not_finished(folder, tmp_path):
     with folder.created():
         shards = [write(folder, NumberRange(2 * i, 2 * i + 1)) for i in range(5)]
         write_manifest(folder, {"format": "tar"}, True, finished(folder))
@@ -106,22 +106,22 @@ def test_what_is_not_whole_is_not_finished(folder, tmp_path):
     (out / "0000000006-0000000007.json").write_text("{")
     (out / MANIFEST).unlink()
     assert numbers_in(finished(folder)) == [NumberRange(0, 1), NumberRange(8, 9)]
-    # With a manifest indexes are not read, lengths are looked at all the same.
+    # With a manifest the indexes are not read, but the lengths are compared all the same.
     assert numbers_in(finished(folder, shards)) == [NumberRange(0, 1), NumberRange(6, 9)]
-    # What will be written anew stays until then; what would lie beside it goes.
+    # Files that will be overwritten stay until then. Others would remain beside the new ones, and are removed.
     remove_unfinished(folder, finished(folder), [NumberRange(2, 3), NumberRange(4, 7)])
     names = {name.partition(".")[0] for name in folder.sizes()}
     assert names == {f"{a:010d}-{a + 1:010d}" for a in (0, 2, 8)}
 
 
-def test_a_missing_image_is_not_taken_for_done(folder):
+def test_a_missing_image_does_not_count_as_done(folder):
     with folder.created():
         shard = Shard(folder, NumberRange(0, 4), TAR)
         for image in (images_of(NumberRange(0, 4))[i] for i in (0, 1, 3)):
             shard.add(image)
         assert shard.close()["missing"] == [2, 4]
     assert numbers_in(finished(folder)) == [NumberRange(0, 1), NumberRange(3, 3)]
-    write(folder, NumberRange(2, 2))  # what is missing there may be here
+    write(folder, NumberRange(2, 2))  # another shard may have the missing image
     assert numbers_in(finished(folder)) == [NumberRange(0, 3)]
 
 
@@ -134,8 +134,8 @@ def test_an_abandoned_shard_leaves_nothing(folder, tmp_path, kind):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_of_two_that_write_the_same_file_the_last_to_finish_has_its_way(folder):
-    # One hidden name for both would mix their bytes, and the last to finish would find it gone.
+def test_if_two_write_the_same_file_the_last_to_finish_replaces_the_other(folder):
+    # Rejects one hidden name for both: their bytes would mix, and the last to finish would not find the file.
     with folder.created():
         with folder.writing("a") as first:
             first.write(b"a longer text")
@@ -146,7 +146,7 @@ def test_of_two_that_write_the_same_file_the_last_to_finish_has_its_way(folder):
         assert folder.sizes() == {"a": 13}
 
 
-def test_what_was_never_finished_is_swept_and_nothing_else(folder, tmp_path):
+def test_unfinished_files_are_removed_and_no_others(folder, tmp_path):
     others = {".hidden", ".somebodys.part", "a.part", "a.tar"}
     with folder.created():
         for name in others:
@@ -160,7 +160,7 @@ def test_what_was_never_finished_is_swept_and_nothing_else(folder, tmp_path):
 
 
 class _FullDisk(MemoryFileSystem):
-    """A disk with room for so many bytes."""
+    """A disk that has room for `room` bytes."""
 
     protocol, room = "full", 20_000
 
@@ -179,7 +179,7 @@ class _FullDisk(MemoryFileSystem):
         return file
 
 
-def test_a_full_disk_keeps_what_is_whole():
+def test_a_full_disk_keeps_finished_shards():
     fsspec.register_implementation("full", _FullDisk, clobber=True)
     folder = Folder.open("full://out")
     with folder.created():
@@ -193,14 +193,14 @@ def test_a_full_disk_keeps_what_is_whole():
 @pytest.mark.parametrize("processes", [2, 3, 32, 64])
 @pytest.mark.parametrize("images", [1000, 50_000])
 def test_no_process_has_much_more_to_do_than_another(processes, images):
-    """A tenth more than the mean at most. Rejects shards of 1,000 each: of 50,000 images 14 of 64 had none."""
+    """At most a tenth more than the mean. Rejects shards of 1,000: of 50,000 images 14 of 64 processes had none."""
     size = ShardSink(TAR, Destination(Folder.open("memory://none"), count=processes)).block_size(32, images)
     shards = list(blocks([NumberRange(0, images - 1)], size))
     assert size <= 1000 and sum(one.size for one in shards) == images
     assert max(sum(one.size for one in shards[i::processes]) for i in range(processes)) < 1.1 * images / processes
 
 
-def test_a_shard_has_as_many_images_as_is_asked_and_else_a_thousand():
+def test_a_shard_has_the_size_that_is_asked_or_a_thousand():
     def size(asked, processes, images):
         destination = Destination(Folder.open("memory://none"), shard_size=asked, count=processes)
         return ShardSink(TAR, destination).block_size(32, images)

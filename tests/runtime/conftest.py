@@ -1,4 +1,4 @@
-"""Caches that are a test's own."""
+"""Caches for a single test."""
 
 import jax
 import pytest
@@ -8,7 +8,7 @@ from sdejax.runtime.program_cache import keep_programs
 
 @pytest.fixture
 def cache(tmp_path):
-    """A cache of this test alone. jax forgets too: a program that it had from its own cache could not be written."""
+    """A folder for programs. jax also forgets its own, because programs from jax's cache are not written."""
     jax.clear_caches()
     yield tmp_path / "cache"
     keep_programs("none")
@@ -16,7 +16,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def jax_caches_all():
-    """jax's cache with the quickest programs too."""
+    """Let jax's own cache keep all programs, even those that compile quickly."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name]
     jax.config.update(name, 0.0)

@@ -1,4 +1,4 @@
-"""Small programs that are kept in a folder, for the tests of it."""
+"""A small program to keep in a folder, and functions that look into the folder."""
 
 import jax
 import numpy as np
@@ -10,7 +10,7 @@ from sdejax.runtime.program_cache import keep_programs, kept_programs
 
 SDE = sj.VPSDE()
 SAMPLER = sj.Sampler(steps=2, stochasticity=0.0)  # an ODE: a Brownian path takes twice as long to compile
-KEYS = sj.keys(range(8))  # here, lest their own program be counted
+KEYS = sj.keys(range(8))  # drawn once here, because drawing them is a program, too
 
 
 def draw(devices=None, mean=0.3, sampler=SAMPLER, batch=2, std=0.5):
@@ -21,7 +21,7 @@ def draw(devices=None, mean=0.3, sampler=SAMPLER, batch=2, std=0.5):
 
 
 def opened(cache, job=""):
-    """The programs as another process finds them, which has compiled nothing yet."""
+    """The cache as a new process finds it, which has compiled nothing yet."""
     jax.clear_caches()
     keep_programs(str(cache), job)
     found = kept_programs()
