@@ -87,7 +87,7 @@ def whole(place):
 
 def test_a_listed_edit_is_the_same_as_the_edit_alone(place, whole, tmp_path):
     # The command comes from the record. Bit for bit, because a batch of the same size is the same program. Rejects
-    # prompts, masks, seeds and pictures that are swapped within a batch: the last lines show that each changes the image.
+    # prompts, masks, seeds and pictures that are swapped within a batch. The last lines show that each changes it.
     files = [f"{name}.{end}" for name in NAMES for end in ("png", "json")]
     assert sorted(_files(whole)) == sorted([*files, "sheet.png"])
     for name in NAMES:

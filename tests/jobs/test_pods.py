@@ -174,7 +174,7 @@ def test_a_seed_that_fails_costs_no_other_image(model, tmp_path, capsys):
 
 @pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1999", 2), ("png", "0-1199", 1)])
 def test_killed_ten_times_no_image_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds, count):
-    """kill -9 at random moments, of two processes that write tar and of one that writes PNG. The same command continues."""
+    """kill -9 at random moments, of two processes that write tar and of one that writes PNG; then the same command."""
     words = sample(model, tmp_path / "out", "--seeds", seeds, "--format", form, "--shard-size", 7)
     process = started("10", count, *words, module="tests.kill_run")
     out, said = process.communicate(timeout=400)
