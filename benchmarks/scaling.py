@@ -33,7 +33,7 @@ import numpy as np
 
 import sdejax as sj
 from sdejax.commands.main import main as sdejax
-from sdejax.jobs import produce
+from sdejax.jobs import maker
 from sdejax.jobs.writer import Writer
 from sdejax.media.images import png_bytes, to_image
 from sdejax.model.snapshot import save
@@ -118,9 +118,7 @@ def writing(images: int = 256, rounds: int = 10) -> None:
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
             words = [*EMOJI, "--seeds", f"0-{images - 1}", "--format", form, "--out", folder, "--cache", "none"]
             began, spent = time.process_time(), []
-            with mock.patch.object(
-                produce, "Writer", lambda *steps: Writer(*(_counted(step, spent) for step in steps))
-            ):
+            with mock.patch.object(maker, "Writer", lambda *steps: Writer(*(_counted(step, spent) for step in steps))):
                 assert sdejax(words) == 0
             shares[form].append(sum(spent) / (time.process_time() - began))
         found = json.loads(said.getvalue().splitlines()[-1])

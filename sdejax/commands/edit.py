@@ -82,7 +82,7 @@ def edit(command: Edit) -> int:
     from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
     from sdejax.commands.strength import find_strength
     from sdejax.edit.pair import check_strength
-    from sdejax.jobs.edit_list import Entry
+    from sdejax.jobs.edit_list import ListedEdit
     from sdejax.media.inputs import Input, open_input
 
     def check(one: Edit, model: sj.Model) -> None:
@@ -121,11 +121,11 @@ def edit(command: Edit) -> int:
     if command.manifest is not None:
         return edit_manifest(editor, command, model)
 
-    def entry(seed: int, strength: float) -> Entry:
+    def entry(seed: int, strength: float) -> ListedEdit[Edit]:
         # 0.3 is 0.30, and 0.834 stays 0.834: other strengths have other names.
         found = dataclasses.replace(command, strength=strength, sweep=None, keep_distance=None, realism=None)
         label = "" if command.sweep is None else f"-{max(f'{strength:.2f}', repr(strength), key=len)}"
-        return Entry(f"{seed:06d}{label}", seed, found)
+        return ListedEdit(f"{seed:06d}{label}", seed, found)
 
     if command.keep_distance is not None or command.realism is not None:
         found = find_strength(editor, command, model, seeds, sampler)

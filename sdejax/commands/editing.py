@@ -15,12 +15,13 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from sdejax.jobs.edit_list import Entry, Failures, Hashes, grouped, read_manifest
+from sdejax.jobs.edit_list import FailedEdits, ListedEdit, grouped, read_edit_list
 from sdejax.jobs.generate import on_every_device
-from sdejax.jobs.png_folder import of_the_image
-from sdejax.jobs.produce import Job, Task, produce
-from sdejax.jobs.progress import tell
-from sdejax.jobs.ranges import Span
+from sdejax.jobs.job import Job, Task
+from sdejax.jobs.produce import produce
+from sdejax.jobs.progress import print_error
+from sdejax.jobs.provenance import FileHashes, image_identity
+from sdejax.jobs.ranges import NumberRange
 from sdejax.jobs.sheet import Sheet
 from sdejax.media.inputs import Input
 from sdejax.model.model import UnknownWordWarning
@@ -49,7 +50,7 @@ class Editor:
     finish: Callable[[Input], Callable[[np.ndarray], Any]]
 
 
-def edit_one(editor: Editor, command: Any, model: Any, rows: list[list[Entry]]) -> int:
+def edit_one(editor: Editor, command: Any, model: Any, rows: list[list[ListedEdit]]) -> int:
     """Edit one picture: the entries differ in seed and strength, and the sheet has a row for each of `rows`.
 
     A single entry per row is not a table, and is laid out as fits.
@@ -73,34 +74,34 @@ def edit_manifest(editor: Editor, command: Any, model: Any) -> int:
     """
     # Every process reads the manifest; what is wrong with its lines is told once.
     first = jax.process_index() == 0
-    failures = Failures(lambda text: tell(text) if first else None)
+    failures = FailedEdits(lambda text: print_error(text) if first else None)
     entries = []
-    for entry in read_manifest(command.manifest, command, editor.files, failures):
+    for entry in read_edit_list(command.manifest, command, editor.files, failures):
         try:
             editor.check(entry.command, model)
             entries.append(entry)
         except ValueError as error:
             failures.add(entry.name, error)
-    opened = Failures(tell)
+    opened = FailedEdits(print_error)
     sheet = Sheet([entry.name for entry in entries])
     job = _job(editor, command, entries, lambda one: editor.open(one, model.shape), sheet, opened.add)
-    return produce(command, model, dataclasses.replace(job, unread=len(failures.by_name)))
+    return produce(command, model, dataclasses.replace(job, unreadable=len(failures.by_name)))
 
 
 def _job(
     editor: Editor,
     command: Any,
-    entries: list[Entry],
+    entries: list[ListedEdit],
     open_: Callable[[Any], Input],
     sheet: Sheet,
     failed: Callable[[str, Exception], None] | None = None,
-) -> Job:
+) -> "Job[_Given]":
     """The entries as numbered tasks, those that are computed together after each other."""
-    hashes, groups = Hashes(), grouped(entries, editor.shared)
+    hashes, groups = FileHashes(), grouped(entries, editor.shared)
     numbered = [(entry, group) for group, members in enumerate(groups) for entry in members]
 
-    def tasks(span: Span) -> Iterator[tuple[int, Task]]:
-        for number in span.numbers:
+    def tasks(numbers: NumberRange) -> Iterator[tuple[int, "Task[_Given]"]]:
+        for number in numbers.numbers:
             entry, group = numbered[number]
             try:
                 record = {**dataclasses.asdict(entry.command), "inputs": hashes.of(entry.command, editor.files)}
@@ -109,7 +110,7 @@ def _job(
             prompt = getattr(entry.command, "target", None) or getattr(entry.command, "prompt", "")
             yield number, Task(entry.name, entry.seed, partial(opened, entry, group), finish, record, prompt)
 
-    def opened(entry: Entry, group: int) -> _Given:
+    def opened(entry: ListedEdit, group: int) -> _Given:
         return _Given(entry, open_(entry.command), group)
 
     def finish(given: _Given, result: np.ndarray) -> Image.Image:
@@ -117,10 +118,10 @@ def _job(
 
     told = hashlib.sha256()
     for one, _ in numbered:
-        options = {**of_the_image(dataclasses.asdict(one.command)), **_inputs(editor, command, one.command)}
+        options = {**image_identity(dataclasses.asdict(one.command)), **_inputs(editor, command, one.command)}
         told.update(json.dumps([one.name, one.seed, options]).encode())
     return Job(
-        [Span(0, len(numbered) - 1)] if numbered else [],
+        [NumberRange(0, len(numbered) - 1)] if numbered else [],
         tasks,
         partial(_results, editor),
         max(map(len, groups), default=1),
@@ -141,7 +142,7 @@ def _inputs(editor: Editor, command: Any, one: Any) -> dict[str, str | None]:
 class _Given(NamedTuple):
     """An entry, its picture and mask, and the number of the group that it is computed with."""
 
-    entry: Entry
+    entry: ListedEdit
     input: Input
     group: int
 

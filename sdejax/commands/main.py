@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with batch_invariant(getattr(getattr(command, "run", None), "batch_invariant", False)):
             return getattr(module, action)(command)
     except (ValueError, OSError) as error:
-        from sdejax.runtime.aborts import PeersGone
+        from sdejax.runtime.errors import PeersGone
 
         said, code = " ".join(str(error).split()), 1 if isinstance(error, PeersGone) else 2
         print(f"error: {said}", file=sys.stderr)

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from sdejax.jobs.ranges import BATCH, Span, size_of
+from sdejax.jobs.formats import FORMATS
+from sdejax.jobs.ranges import BATCH, NumberRange, total_size
+
+if TYPE_CHECKING:
+    Format = str
+else:
+    Format = tyro.extras.literal_type_from_choices(list(FORMATS))
 
 if TYPE_CHECKING:
     from sdejax.solvers.sampler import Sampler
@@ -45,7 +51,7 @@ class Run:
     """
     batch: int | None = None
     """How many images a device computes at once; by default 32, or fewer where that is enough for all."""
-    format: Literal["png", "tar", "parquet"] | None = None
+    format: Format | None = None
     """A PNG and a JSON for each image, or shards of many: tar as WebDataset has it, or parquet. By default PNG up to
     10,000 images, else tar.
     """
@@ -77,19 +83,19 @@ OptionalPicture = Annotated[Positional[str | None], tyro.conf.arg(metavar="PICTU
 RunOptions = Annotated[Run, tyro.conf.arg(name="")]
 
 
-def seed_spans(text: str) -> list[Span]:
-    """ "7", "0-63" or "0-3,8" to spans of seeds, as they are given.
+def seed_ranges(text: str) -> list[NumberRange]:
+    """ "7", "0-63" or "0-3,8" to ranges of seeds, in the same order.
 
     **Raises:** `ValueError` for anything else.
     """
-    spans = []
+    ranges = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,20})\s*(?:-\s*(\d{1,20})\s*)?", part)
-        span = Span(int(match[1]), int(match[2] or match[1])) if match else Span(0, -1)
-        if span.first > span.last or span.last >= 2**32:
+        seeds = NumberRange(int(match[1]), int(match[2] or match[1])) if match else NumberRange(0, -1)
+        if seeds.first > seeds.last or seeds.last >= 2**32:
             raise ValueError(f"--seeds={text!r}: must be seeds from 0 to {2**32 - 1}, such as 7, 0-63 or 0-3,8")
-        spans.append(span)
-    return spans
+        ranges.append(seeds)
+    return ranges
 
 
 def parse_seeds(text: str, one: bool = False) -> list[int]:
@@ -97,12 +103,12 @@ def parse_seeds(text: str, one: bool = False) -> list[int]:
 
     **Raises:** `ValueError` for anything else, and for several where there may be only `one`.
     """
-    spans = seed_spans(text)
-    if size_of(spans) > _MOST:
+    ranges = seed_ranges(text)
+    if total_size(ranges) > _MOST:
         raise ValueError(f"--seeds={text!r}: must be at most {_MOST:,} here; sample takes any number")
-    if one and size_of(spans) > 1:
+    if one and total_size(ranges) > 1:
         raise ValueError(f"--seeds={text!r}: must be one seed with --manifest, whose lines may have their own")
-    return [seed for span in spans for seed in span.numbers]
+    return [seed for seeds in ranges for seed in seeds.numbers]
 
 
 def check_present(command: Any, needed: dict[str, str]) -> None:
@@ -135,8 +141,8 @@ def start(command: Any) -> None:
         independent=True,
         names=("--coordinator", "--processes", "--process-id"),
     )
-    Peers(run.timeout).bring_up_devices()
-    images = run.batch or min(size_of(seed_spans(run.seeds)), BATCH)
+    Peers(run.timeout).start_devices()
+    images = run.batch or min(total_size(seed_ranges(run.seeds)), BATCH)
     _take_programs(run.cache, f"{type(command).__name__} {command.snapshot} {images}")
 
 

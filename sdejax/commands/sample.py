@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sdejax.commands.arguments import FLAT
-from sdejax.commands.options import Run, RunOptions, Snapshot, make_sampler, seed_spans, start
+from sdejax.commands.options import Run, RunOptions, Snapshot, make_sampler, seed_ranges, start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,15 +29,16 @@ class Sample:
 
 def sample(command: Sample, check: Callable[[Any], None] = lambda model: None) -> int:
     """Draw one image for each seed; `check` raises `ValueError` where the model is not the one that is wanted."""
-    spans, sampler = seed_spans(command.run.seeds), make_sampler(command.run)
+    ranges, sampler = seed_ranges(command.run.seeds), make_sampler(command.run)
     start(command)
 
     import itertools
     import warnings
 
     import sdejax as sj
-    from sdejax.jobs.produce import Job, Task, produce
-    from sdejax.jobs.ranges import Span, merged, size_of
+    from sdejax.jobs.job import Job, Task
+    from sdejax.jobs.produce import produce
+    from sdejax.jobs.ranges import NumberRange, merged, total_size
     from sdejax.jobs.sheet import Sheet
     from sdejax.media.images import to_image
     from sdejax.model.model import UnknownWordWarning
@@ -49,8 +50,8 @@ def sample(command: Sample, check: Callable[[Any], None] = lambda model: None) -
         warnings.simplefilter("ignore", UnknownWordWarning)  # `generate` tells of words
         model.denoiser(**prompted)  # raises what is wrong with the prompt, before there is a folder
 
-    def tasks(span: Span) -> Iterator[tuple[int, Task]]:
-        for seed in span.numbers:
+    def tasks(numbers: NumberRange) -> Iterator[tuple[int, Task[int]]]:
+        for seed in numbers.numbers:
             yield seed, Task(f"{seed:06d}", seed, lambda seed=seed: seed, finish, prompt=command.prompt)
 
     def finish(_seed: int, image: "np.ndarray") -> "Image.Image":
@@ -60,7 +61,7 @@ def sample(command: Sample, check: Callable[[Any], None] = lambda model: None) -
         for _, images in sj.generate(model, seeds, **prompted, sampler=sampler, batch=batch, clock=clock):
             yield images
 
-    spans = merged(spans)
-    first = itertools.islice((seed for span in spans for seed in span.numbers), 256)
+    ranges = merged(ranges)
+    first = itertools.islice((seed for one in ranges for seed in one.numbers), 256)
     sheet = Sheet([f"{seed:06d}" for seed in first])
-    return produce(command, model, Job(spans, tasks, results, size_of(spans), [spans[0].first], sheet))
+    return produce(command, model, Job(ranges, tasks, results, total_size(ranges), [ranges[0].first], sheet))

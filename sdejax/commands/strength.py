@@ -8,7 +8,7 @@ import numpy as np
 from sdejax.commands.editing import Editor
 from sdejax.density.realism import calibrate, denoising_errors
 from sdejax.edit.strength import GoalNotMet, check_realism, largest_strength, smallest_strength
-from sdejax.jobs.progress import tell
+from sdejax.jobs.progress import print_error
 from sdejax.noise.keys import keys
 
 _SAMPLES = range(2**31, 2**31 + 64)  # seeds of the model's own samples; an edit's are unlikely to be among them
@@ -50,7 +50,7 @@ def find_strength(editor: Editor, command: Any, model: Any, seeds: list[int], sa
         except GoalNotMet as error:
             refused, said = error, f"error: seed {seed}: {error}"
         if len(seeds) > 1 or found:
-            tell(said)
+            print_error(said)
     if not found:
         raise refused
     return found

@@ -61,7 +61,7 @@ def sync(command: Sync) -> int:
     from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
     from sdejax.edit.methods import METHODS
     from sdejax.edit.pair import check_strength
-    from sdejax.jobs.edit_list import Entry
+    from sdejax.jobs.edit_list import ListedEdit
     from sdejax.media.inputs import open_input
 
     def check(one: Sync, model: sj.Model) -> None:
@@ -93,7 +93,7 @@ def sync(command: Sync) -> int:
     model = sj.load(command.snapshot)
     if command.manifest is not None:
         return edit_manifest(editor, command, model)
-    return edit_one(editor, command, model, [[Entry(f"{seed:06d}", seed, command)] for seed in seeds])
+    return edit_one(editor, command, model, [[ListedEdit(f"{seed:06d}", seed, command)] for seed in seeds])
 
 
 def _check_method(one: Sync) -> None:

@@ -1,1 +1,1 @@
-"""From numbered tasks to files."""
+"""From numbered tasks to image files."""

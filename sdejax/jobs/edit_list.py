@@ -1,56 +1,60 @@
-"""A manifest: a file of JSON objects, one per line, each the options of one edit.
+"""A list of edits: a file of JSON objects, one per line, each with the options of one edit.
 
-An entry is the command that would make its image alone, so a line needs only what differs from the command line.
+A line needs only the options that differ from the command line. On the command line the file is the `--manifest`.
 """
 
 import dataclasses
 import difflib
-import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-# Options that are not a line's: those of the whole manifest, and those that look for a strength.
+from sdejax.jobs.command import EditCommand
+
+# Options that a line cannot have: they are for the whole list, or search for a strength.
 _OF_THE_COMMAND = {"snapshot", "sweep", "keep_distance", "realism", "manifest", "run"}
-_LONGEST = 200  # bytes of a name; file systems hold 255 with what is added
+_LONGEST = 200  # bytes of a name; file systems allow 255, and endings are added
+
+
+C = TypeVar("C", bound=EditCommand)
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
-    """One image to make: the name of its files, its seed, and the command that would make it alone."""
+class ListedEdit(Generic[C]):
+    """One edit: the name of its files, its seed, and the command that would make it alone."""
 
     name: str
     seed: int
-    command: Any
+    command: C
 
 
-class Failures:
-    """The entries of which nothing came, by name, each with its one sentence; kept as they happen."""
+class FailedEdits:
+    """The edits that failed, by name, each with one sentence. `tell` prints each of them when it happens."""
 
-    def __init__(self, tell: Any):
+    def __init__(self, tell: Callable[[str], None]):
         self.by_name: dict[str, str] = {}
         self._tell = tell
 
     def add(self, name: str, error: Exception) -> None:
-        """Tell of one."""
+        """Note and print that an edit failed."""
         self.by_name[name] = " ".join(str(error).split())
         self._tell(f"error: {name}: {self.by_name[name]}")
 
 
-def read_manifest(path: str, command: Any, files: Sequence[str], failures: Failures) -> list[Entry]:
-    """The entries of a manifest whose lines can be read, in order; the others are told to `failures`.
+def read_edit_list(path: str, command: C, files: Sequence[str], failed: FailedEdits) -> list[ListedEdit[C]]:
+    """The edits of a list, in order. Lines that cannot be read are added to `failed`.
 
     **Arguments:**
 
-    - `path`: the manifest. Empty lines are passed over. A line's name is by default its number, in six digits.
-    - `command`: the command line's options, a frozen dataclass with `run`: what a line does not say. Its fields, `seed`
-      and `name` are what a line may hold; `null` is no value.
-    - `files`: which of the fields are paths; in a manifest they are relative to its folder.
+    - `path`: the file. Empty lines are skipped. The default name of a line's edit is its line number, in six digits.
+    - `command`: the options of the command line, which give what a line does not say. A line may have its fields,
+      `seed` and `name`; `null` means None.
+    - `files`: which of the fields are paths. In a line they are relative to the folder of the list.
 
-    **Raises:** `ValueError` where the file cannot be read, holds no line, or a name is repeated or cannot be a file's.
+    **Raises:** `ValueError` if the file cannot be read or is empty, or a name is repeated or cannot name a file.
     """
     try:
         lines = Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -58,8 +62,8 @@ def read_manifest(path: str, command: Any, files: Sequence[str], failures: Failu
         raise ValueError(f"manifest={path!r}: cannot be read ({error.strerror})") from None
     numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
-        raise ValueError(f"manifest={path!r}: holds no line")
-    read: list[tuple[str, dict[str, Any] | ValueError]] = []
+        raise ValueError(f"manifest={path!r}: must have at least one line")
+    parsed: list[tuple[str, dict[str, Any] | ValueError]] = []
     seen: dict[str, int] = {}
     for number, line in numbered:
         name, values = f"{number:06d}", _parse(line)
@@ -67,16 +71,16 @@ def read_manifest(path: str, command: Any, files: Sequence[str], failures: Failu
             name = values.pop("name")
         _check_name(name, f"manifest={path!r}, line {number}", seen)
         seen[name] = number
-        read.append((name, values))
-    entries = []
-    for name, values in read:
+        parsed.append((name, values))
+    edits = []
+    for name, values in parsed:
         try:
             if isinstance(values, ValueError):
                 raise values
-            entries.append(_entry(name, values, command, files, Path(path).parent))
+            edits.append(_edit(name, values, command, files, Path(path).parent))
         except ValueError as error:
-            failures.add(name, error)
-    return entries
+            failed.add(name, error)
+    return edits
 
 
 def _parse(line: bytes) -> dict[str, Any] | ValueError:
@@ -87,27 +91,27 @@ def _parse(line: bytes) -> dict[str, Any] | ValueError:
     return values if isinstance(values, dict) else ValueError("must be a JSON object, {...}")
 
 
-def _check_name(name: Any, where: str, seen: dict[str, int]) -> None:
+def _check_name(name: Any, line: str, seen: dict[str, int]) -> None:
     if not isinstance(name, str) or not name or not name.isprintable() or set(name) & set("/\\") or name in (".", ".."):
-        raise ValueError(f"{where}: name={name!r}: must be text that can name a file, without / and \\")
+        raise ValueError(f"{line}: name={name!r}: must be text that can name a file, without / and \\")
     if len(name.encode("utf-8", "replace")) > _LONGEST:
-        raise ValueError(f"{where}: name={name!r}: must be at most {_LONGEST} bytes long")
+        raise ValueError(f"{line}: name={name!r}: must be at most {_LONGEST} bytes long")
     if name == "sheet":
-        raise ValueError(f"{where}: name={name!r}: is the contact sheet's")
+        raise ValueError(f"{line}: name={name!r}: must be another name, because this is the contact sheet's")
     if name in seen:
-        raise ValueError(f"{where}: name={name!r}: is that of line {seen[name]} too")
+        raise ValueError(f"{line}: name={name!r}: must be unique, but line {seen[name]} has the same name")
 
 
-def _entry(name: str, values: dict[str, Any], command: Any, files: Sequence[str], folder: Path) -> Entry:
-    """**Raises:** `ValueError` for a field that is unknown, or whose value is of another type than the option's."""
-    types_ = typing.get_type_hints(type(command))
+def _edit(name: str, values: dict[str, Any], command: C, files: Sequence[str], folder: Path) -> ListedEdit[C]:
+    """**Raises:** `ValueError` if a field is unknown, or if its value is not of the option's type."""
+    hints = typing.get_type_hints(type(command))
     allowed = [field.name for field in dataclasses.fields(command) if field.name not in _OF_THE_COMMAND]
     given = {}
     for field, value in values.items():
         if field == "seed":
             given[field] = _typed(field, value, int)
         elif field in allowed:
-            given[field] = _typed(field, value, types_[field])
+            given[field] = _typed(field, value, hints[field])
             if field in files and given[field] is not None:
                 given[field] = str(folder / given[field])
         else:
@@ -118,16 +122,19 @@ def _entry(name: str, values: dict[str, Any], command: Any, files: Sequence[str]
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed}: must be from 0 to {2**32 - 1}")
     run = dataclasses.replace(command.run, seeds=str(seed))
-    return Entry(name, seed, dataclasses.replace(command, **given, manifest=None, run=run))
+    return ListedEdit(name, seed, dataclasses.replace(command, **given, manifest=None, run=run))
 
 
 def _typed(field: str, value: Any, hint: Any) -> Any:
-    """A value of JSON as an option of type `hint`: bool, str, int or float, or any of these or None."""
+    """A JSON value as an option of type `hint`: bool, str, int or float, or a union of these and None.
+
+    **Raises:** `ValueError` if it is of another type.
+    """
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) else (hint,)
     if value is None and type(None) in kinds:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and (int in kinds or float in kinds):
-        # A whole number may be longer than a float holds.
+        # Python's whole numbers may be too large for a float.
         return value if int in kinds else float(max(-(2**64), min(value, 2**64)))
     if isinstance(value, float) and float in kinds:
         return value
@@ -139,30 +146,9 @@ def _typed(field: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{field}={json.dumps(value)}: must be {' or '.join(names[kind] for kind in kinds)}")
 
 
-def grouped(entries: Iterable[Entry], fields: Sequence[str]) -> list[list[Entry]]:
-    """The entries by what one compiled call has one value of, in the order of their first."""
-    groups: dict[tuple[Any, ...], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault(tuple(getattr(entry.command, field) for field in fields), []).append(entry)
+def grouped(edits: Iterable[ListedEdit[C]], fields: Sequence[str]) -> list[list[ListedEdit[C]]]:
+    """The edits in groups that have the same values of `fields`, in the order of each group's first edit."""
+    groups: dict[tuple[Any, ...], list[ListedEdit[C]]] = {}
+    for edit in edits:
+        groups.setdefault(tuple(getattr(edit.command, field) for field in fields), []).append(edit)
     return list(groups.values())
-
-
-class Hashes:
-    """SHA-256 of files, each read once."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, str] = {}
-
-    def of(self, command: Any, files: Sequence[str]) -> dict[str, str]:
-        """The hashes of the files that a command names, by field.
-
-        **Raises:** `OSError` where one cannot be read.
-        """
-        paths = {field: getattr(command, field) for field in files}
-        return {field: self._one(path) for field, path in paths.items() if path is not None}
-
-    def _one(self, path: str) -> str:
-        if path not in self._known:
-            with open(path, "rb") as file:
-                self._known[path] = hashlib.file_digest(file, "sha256").hexdigest()
-        return self._known[path]

@@ -1,22 +1,22 @@
-"""Whole numbers in spans: many seeds, or places in a manifest, without a list of them."""
+"""Ranges of whole numbers: many seeds, or positions in a list of edits, without a list of each number."""
 
 import bisect
 import dataclasses
 from collections.abc import Iterable, Iterator
 
-BATCH = 32  # numbers whose images a device computes at once, where nothing else is said
+BATCH = 32  # images that a device computes at once by default
 
 
 @dataclasses.dataclass(frozen=True, order=True)
-class Span:
-    """The whole numbers from `first` to `last`, both of them included."""
+class NumberRange:
+    """The whole numbers from `first` to `last`, including both."""
 
     first: int
     last: int
 
     @property
     def name(self) -> str:
-        """What its files are called, without their ending."""
+        """The name of its files, without their ending."""
         return f"{self.first:010d}-{self.last:010d}"
 
     @property
@@ -30,42 +30,42 @@ class Span:
         return range(self.first, self.last + 1)
 
 
-def merged(spans: Iterable[Span]) -> list[Span]:
-    """The same numbers, each once, in as few spans as there can be, in order."""
-    found: list[Span] = []
-    for span in sorted(spans):
-        if found and span.first <= found[-1].last + 1:
-            found[-1] = Span(found[-1].first, max(found[-1].last, span.last))
+def merged(ranges: Iterable[NumberRange]) -> list[NumberRange]:
+    """The same numbers, each once and in order, in as few ranges as possible."""
+    found: list[NumberRange] = []
+    for one in sorted(ranges):
+        if found and one.first <= found[-1].last + 1:
+            found[-1] = NumberRange(found[-1].first, max(found[-1].last, one.last))
         else:
-            found.append(span)
+            found.append(one)
     return found
 
 
-def without(wanted: Iterable[Span], done: Iterable[Span]) -> list[Span]:
+def without(wanted: Iterable[NumberRange], done: Iterable[NumberRange]) -> list[NumberRange]:
     """The numbers of `wanted` that are not in `done`."""
-    left, gone = [], merged(done)
-    lasts = [other.last for other in gone]
-    for span in merged(wanted):
-        first, at = span.first, bisect.bisect_left(lasts, span.first)
-        while at < len(gone) and gone[at].first <= span.last:
-            if gone[at].first > first:
-                left.append(Span(first, gone[at].first - 1))
-            first, at = gone[at].last + 1, at + 1
-        if first <= span.last:
-            left.append(Span(first, span.last))
+    left, removed = [], merged(done)
+    lasts = [one.last for one in removed]
+    for one in merged(wanted):
+        first, at = one.first, bisect.bisect_left(lasts, one.first)
+        while at < len(removed) and removed[at].first <= one.last:
+            if removed[at].first > first:
+                left.append(NumberRange(first, removed[at].first - 1))
+            first, at = removed[at].last + 1, at + 1
+        if first <= one.last:
+            left.append(NumberRange(first, one.last))
     return left
 
 
-def blocks(spans: Iterable[Span], size: int) -> Iterator[Span]:
-    """The spans cut at the multiples of `size`: what was cut at one time is cut alike at another."""
-    for span in spans:
-        first = span.first
-        while first <= span.last:
-            last = min(span.last, first - first % size + size - 1)
-            yield Span(first, last)
+def blocks(ranges: Iterable[NumberRange], size: int) -> Iterator[NumberRange]:
+    """The ranges cut at the multiples of `size`. So a number is always in the same block, whatever is left to do."""
+    for one in ranges:
+        first = one.first
+        while first <= one.last:
+            last = min(one.last, first - first % size + size - 1)
+            yield NumberRange(first, last)
             first = last + 1
 
 
-def size_of(spans: Iterable[Span]) -> int:
-    """How many numbers they have together."""
-    return sum(span.size for span in spans)
+def total_size(ranges: Iterable[NumberRange]) -> int:
+    """How many numbers the ranges have together."""
+    return sum(one.size for one in ranges)

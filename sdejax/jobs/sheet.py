@@ -1,4 +1,4 @@
-"""The contact sheet of a job: its first images together, for looking at."""
+"""The contact sheet of a job: its first images in one picture."""
 
 import dataclasses
 import io
@@ -9,16 +9,17 @@ from PIL import Image
 from sdejax.media.images import contact_sheet, png_bytes
 from sdejax.runtime.storage import Folder
 
-_CELLS = 256  # on a sheet at most
+_CELLS = 256  # at most on a sheet
 _CELL = 512  # pixels at most
 NAME = "sheet.png"
 
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """The cells in reading order, of which the first 256 are shown.
+    """The cells of a contact sheet in reading order. The first 256 are shown.
 
-    A cell is an image, or the name of a task; one that made no image has no cell. `columns` is 0 for as many as fit.
+    A cell is a picture, or the name of a task. A task that made no image has no cell. If `columns` is 0, the number of
+    columns follows from the number of cells.
     """
 
     cells: Sequence[Image.Image | str]
@@ -26,12 +27,12 @@ class Sheet:
 
     @property
     def shown(self) -> Sequence[Image.Image | str]:
-        """The cells that there is room for."""
+        """The cells that are shown."""
         return self.cells[:_CELLS]
 
 
 def reduced(image: Image.Image) -> Image.Image:
-    """A copy in the size of a cell."""
+    """A copy that fits in a cell."""
     copy = image.copy()
     copy.thumbnail((_CELL, _CELL))
     return copy
@@ -43,16 +44,22 @@ def write_sheet(
     pictures: dict[str, Image.Image],
     find: Callable[[Set[str]], Iterable[tuple[str, bytes]]],
 ) -> str | None:
-    """Write the sheet of `pictures`, by name, and of the PNG that `find` gives of others; its address, or None without
-    any cell.
+    """Write the contact sheet.
+
+    **Arguments:**
+
+    - `pictures`: the pictures of tasks, by name.
+    - `find(names)`: the names and PNGs of other tasks, for the tasks that have any.
+
+    **Returns:** the address of the sheet, or None if there is no picture to show.
     """
     missing = {cell for cell in sheet.shown if isinstance(cell, str)} - pictures.keys()
     pictures = pictures | {name: _reduced_png(png) for name, png in find(missing)}
     cells = [pictures.get(cell) if isinstance(cell, str) else reduced(cell) for cell in sheet.shown]
-    there = [cell for cell in cells if cell is not None]
-    if not there:
+    found = [cell for cell in cells if cell is not None]
+    if not found:
         return None
-    folder.write(NAME, png_bytes(contact_sheet(there, sheet.columns)))
+    folder.write(NAME, png_bytes(contact_sheet(found, sheet.columns)))
     return folder.show(NAME)
 
 

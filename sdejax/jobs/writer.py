@@ -1,34 +1,37 @@
-"""Results become files beside the computing: a thread encodes and writes what the devices have made, in order."""
+"""A thread that encodes and writes results while the devices compute the next ones."""
 
 import os
 import queue
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
+
+import numpy as np
 
 T = TypeVar("T")
-_WAITING = 4  # batches that may wait to be written; then the computing waits
+E = TypeVar("E")
+_WAITING = 4  # batches that may wait to be written; with more, computing waits
 
 
-class Writer(Generic[T]):
+class Writer(Generic[T, E]):
     """A bounded queue of batches, and the thread that empties it.
 
-    `encode(item, result)` runs on several threads; `write(item, encoded)` is called item by item in the order of `put`,
-    and once an item has failed no more.
+    `encode(item, result)` runs on several threads. `write(item, encoded)` is called for one item after the other, in
+    the order of `put`. After an item has failed it is not called again.
     """
 
-    def __init__(self, encode: Callable[[T, Any], Any], write: Callable[[T, Any], None]):
+    def __init__(self, encode: Callable[[T, np.ndarray], E], write: Callable[[T, E], None]):
         self._encode, self._write = encode, write
-        self._queue: queue.Queue[Iterable[tuple[T, Any]] | None] = queue.Queue(_WAITING)
+        self._queue: queue.Queue[Iterable[tuple[T, np.ndarray]] | None] = queue.Queue(_WAITING)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="write", daemon=True)
         self._thread.start()
 
-    def put(self, batch: Iterable[tuple[T, Any]]) -> None:
-        """Have items and their results written; waits while the queue is full.
+    def put(self, batch: Iterable[tuple[T, np.ndarray]]) -> None:
+        """Queue items and their results. Waits while the queue is full.
 
-        **Raises:** what went wrong with an earlier one.
+        **Raises:** the exception of an item that failed.
         """
         if self._error is None:
             self._queue.put(batch)
@@ -36,9 +39,9 @@ class Writer(Generic[T]):
             raise self._error
 
     def close(self) -> None:
-        """Wait until all is written.
+        """Wait until all items are written.
 
-        **Raises:** what went wrong.
+        **Raises:** the exception of an item that failed.
         """
         self._queue.put(None)
         self._thread.join()
@@ -49,11 +52,11 @@ class Writer(Generic[T]):
         with ThreadPoolExecutor(os.cpu_count(), "encode") as pool:
             while (batch := self._queue.get()) is not None:
                 if self._error is not None:
-                    continue  # whoever puts in must not wait for room
+                    continue  # the queue is emptied on, so that `put` does not wait for ever
                 try:
                     batch = list(batch)
                     encoded = pool.map(self._encode, *zip(*batch, strict=True))
                     for (item, _), data in zip(batch, encoded, strict=True):
                         self._write(item, data)
-                except BaseException as error:  # it is raised where the person can see it
+                except BaseException as error:  # `put` and `close` raise it
                     self._error = error

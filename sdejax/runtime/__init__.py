@@ -1,1 +1,1 @@
-"""How programs run: compiled, kept, spread over devices and processes."""
+"""How programs run: compiled, kept for the next start, and spread over devices and processes."""

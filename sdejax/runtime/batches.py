@@ -1,11 +1,11 @@
-"""Batch after batch through the devices of this process, ahead of what is asked for."""
+"""Batches through the devices of this process, computed a little before their results are asked for."""
 
 import collections
 import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
@@ -15,13 +15,14 @@ from sdejax.runtime.program_cache import kept_programs
 
 T = TypeVar("T")
 
-_AHEAD = 2  # batches that the devices have been given beyond the one whose results are awaited
+_AHEAD = 2  # batches that the devices hold beyond the one whose results are awaited
 
 
 class DeviceClock:
-    """How long the devices had something to do: from when a program was given to them until it was through.
+    """Measures how long the devices had work.
 
-    `since` is when they got their first, after it was compiled; `busy` is in seconds.
+    `since` is the time, by `time.perf_counter`, at which they got their first program after it was compiled. `busy` is
+    in seconds.
     """
 
     def __init__(self) -> None:
@@ -30,8 +31,8 @@ class DeviceClock:
         self._until = 0.0
         self._lock = threading.Lock()
 
-    def through(self, given: float) -> None:
-        """A program that was given to the devices at a time of `time.perf_counter` is through now."""
+    def finished(self, given: float) -> None:
+        """Call it when the devices finish a program that they were given at the time `given`."""
         now = time.perf_counter()
         with self._lock:
             self.since = given if self.since is None else self.since
@@ -40,41 +41,36 @@ class DeviceClock:
 
 
 def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of `size`, the last of which may be shorter."""
+    """The items in lists of `size`. The last list may be shorter."""
     items = iter(items)
     while chunk := list(itertools.islice(items, size)):
         yield chunk
 
 
-def _waited() -> float:
-    """The seconds for which computing a batch has waited for its own results, as it does with a program from a file."""
-    programs = kept_programs()
-    return programs.waited if programs else 0.0
-
-
 def in_batches(
     chunks: Iterable[tuple[list[T], Callable[[list[T]], jax.Array]]], size: int, clock: DeviceClock | None = None
 ) -> Iterator[tuple[list[T], np.ndarray]]:
-    """The results of each chunk, in order, computed ahead of what is asked for.
+    """The results of each chunk, in order. The devices already compute the next chunks when one is asked for.
 
     **Arguments:**
 
-    - `chunks`: at most `size` items each, and what gives `size` items their results (size, ...) without awaiting them.
-      A shorter chunk is filled up with its last item. Drawn when there is room on the devices.
-    - `clock`: told when the devices work.
+    - `chunks`: pairs of at most `size` items and a function that starts to compute the results (size, ...) of `size`
+      items and does not wait for them. A shorter chunk is filled up with its last item. A chunk is drawn when the
+      devices have room for it.
+    - `clock`: measures the time that the devices work.
 
-    **Yields:** a chunk and its results (n, ...), n its length.
+    **Yields:** a chunk of n items and their results (n, ...).
 
-    **Raises:** what `chunks` or computing them raise, once the results of the chunks before are through.
+    **Raises:** what drawing or computing a chunk raises, after the results of the chunks before it.
     """
     clock = clock or DeviceClock()
 
     def fetch(results: jax.Array, given: float) -> np.ndarray:
         jax.block_until_ready(results)
-        clock.through(given)
+        clock.finished(given)
         return np.asarray(results)
 
-    waiting: collections.deque = collections.deque()
+    waiting: collections.deque[tuple[list[T], Future[np.ndarray]]] = collections.deque()
     chunks, failure = iter(chunks), None
     with ThreadPoolExecutor(1, "fetch") as fetcher:
         while True:
@@ -94,3 +90,9 @@ def in_batches(
             yield items, future.result()[: len(items)]
     if not isinstance(failure, StopIteration):
         raise failure
+
+
+def _waited() -> float:
+    """How many seconds the last batch waited for its results before it returned, as a program from a file does once."""
+    programs = kept_programs()
+    return programs.waited if programs else 0.0

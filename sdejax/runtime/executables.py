@@ -1,30 +1,21 @@
-"""Compiled programs as bytes, and back, on devices of other numbers than those of the process that wrote them.
+"""Compiled programs as bytes, and back to programs, also on devices with other numbers.
 
-The way back has two halves. `load` takes nearly all the time, without Python's lock and without a module of this
-library or of flax: a thread can do it while these are imported. `callable_program` needs them.
-
-What jax has for it fixes the numbers; beneath it are names that are not public. So this file is imported where it is
-used, and where it cannot be there are no such programs.
+Reading has two halves. `load` takes nearly all the time. It needs neither Python's lock nor any other module of this
+library or of flax, so that a thread can call it while these are imported. `callable_program` needs them.
 """
 
-import io
 import pickle
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax._src import compiler
-from jax.experimental import serialize_executable
 
-
-def pack(program: Any, devices: list[Any]) -> bytes:
-    """A compiled program that runs on these devices. Raises where the platform, or the program, cannot be written."""
-    executable, _, results = serialize_executable.serialize(program)
-    return pickle.dumps((executable, pickle.dumps(results), [device.id for device in devices]))
+from sdejax.runtime import jax_private
+from sdejax.runtime.hardware import Device
 
 
 class Loaded(NamedTuple):
-    """An executable on its devices, and what is known of its arguments and results."""
+    """An executable on its devices, what is known of each argument, and the pickled structure of its results."""
 
     executable: Any
     arguments: list[Any]
@@ -32,31 +23,25 @@ class Loaded(NamedTuple):
     results: bytes
 
 
-def load(data: bytes, devices: list[Any]) -> Loaded:
-    """The executable on these devices. Raises where these bytes are none, or one of another number of devices."""
+def pack(program: jax.stages.Compiled, devices: Sequence[Device]) -> bytes:
+    """A compiled program that runs on `devices`, as bytes.
+
+    **Raises:** any exception if the platform, the program or this version of jax does not allow it.
+    """
+    executable, results = jax_private.serialize(program)
+    return pickle.dumps((executable, pickle.dumps(results), [device.id for device in devices]))
+
+
+def load(data: bytes, devices: Sequence[Device]) -> Loaded:
+    """The executable in the bytes of `pack`, on `devices`.
+
+    **Raises:** any exception if the bytes are damaged, are meant for another number of devices, or cannot be loaded.
+    """
     executable, results, numbers = pickle.loads(data)
-    unloaded, arguments, no_kwargs = _Unpickler(executable, numbers, devices).load()
-    return Loaded(unloaded.load(), arguments, no_kwargs, results)
+    return Loaded(*jax_private.deserialize(executable, numbers, devices), results)
 
 
-def callable_program(loaded: Loaded, structure: Any) -> Any:
-    """The program, to be called with arguments of that structure."""
+def callable_program(loaded: Loaded, structure: Any) -> jax.stages.Compiled:
+    """The program, to be called with arguments of this tree structure."""
     arguments, results = structure.unflatten(loaded.arguments), pickle.loads(loaded.results)
-    return jax.stages.Compiled(loaded.executable, [], arguments, results, no_kwargs=loaded.no_kwargs)
-
-
-class _Unpickler(serialize_executable._JaxPjrtUnpickler):
-    """jax's, for devices that had other `numbers`."""
-
-    def __init__(self, data: bytes, numbers: list[int], devices: list[Any]):
-        super().__init__(io.BytesIO(data), devices[0].client, devices)
-        self.devices_by_id = dict(zip(numbers, devices, strict=True))
-        own = [device.id for device in devices]
-        self.options = None
-        if own != numbers:
-            self.options = compiler.get_compile_options(1, len(own), device_assignment=np.array([own]))
-
-    def persistent_load(self, pid: Any) -> Any:
-        if pid[0] == "exec":
-            return self.backend.deserialize_executable(pid[1], self.execution_devices, self.options)
-        return super().persistent_load(pid)
+    return jax_private.callable_program(loaded.executable, arguments, results, loaded.no_kwargs)

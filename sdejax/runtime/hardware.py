@@ -1,4 +1,4 @@
-"""What the makers' data sheets say of accelerators (arithmetic, memory and its bandwidth), and this machine's cores.
+"""What accelerators can do at most, from their data sheets, and how many cores this machine has.
 
 Sources: docs.cloud.google.com/tpu/docs, the pages of v3, v4, v5e, v5p and v6e; NVIDIA's data sheets of the A100 (40 GB
 and 80 GB), H100 (SXM, PCIe, NVL), H200 and HGX B200. Dense bfloat16, without sparsity.
@@ -7,17 +7,32 @@ and 80 GB), H100 (SXM, PCIe, NVL), H200 and HGX B200. Dense bfloat16, without sp
 import dataclasses
 import os
 import sys
-from typing import Any
+from typing import Any, Protocol
 
 GIB = 2**30
 
 
+class Device(Protocol):
+    """A device of jax. Its own class has no public name that type checkers understand."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def platform(self) -> str: ...
+    @property
+    def device_kind(self) -> str: ...
+    @property
+    def client(self) -> Any: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device as jax counts devices, which is a core of TPU v3 and a whole chip of the others.
+    """One device as jax counts devices: a core of TPU v3, a whole chip of any other.
 
-    `flops` are bfloat16 FLOP/s, `memory` is in bytes (the sheets' GB are meant as GiB, as the devices report them),
-    `bandwidth` of that memory is in bytes/s. `kind` is how `device.device_kind` begins.
+    - `kind`: how `device.device_kind` begins.
+    - `flops`: bfloat16 FLOP/s.
+    - `memory`: bytes. The sheets write GB and mean GiB, which is what the devices report.
+    - `bandwidth`: bytes/s of that memory.
     """
 
     kind: str
@@ -40,16 +55,16 @@ CHIPS = {
     "h200": Chip("NVIDIA H200", 989e12, 141 * GIB, 4800e9),
     "b200": Chip("NVIDIA B200", 2250e12, 180 * GIB, 8000e9),
 }
-_OTHER_NAMES = {"TPU v5e": "v5e", "TPU v5p": "v5p", "TPU v6e": "v6e"}  # that jax has given, or may give, to the same
+_OTHER_NAMES = {"TPU v5e": "v5e", "TPU v5p": "v5p", "TPU v6e": "v6e"}  # other versions of jax may use these
 
 
-def chip_of(device: Any) -> Chip | None:
-    """The sheet of a jax device; None where there is none, as for a CPU."""
+def chip_of(device: Device) -> Chip | None:
+    """The data sheet of a jax device; None if there is none, as for a CPU."""
     kinds = {chip.kind: chip for chip in CHIPS.values()} | {kind: CHIPS[name] for kind, name in _OTHER_NAMES.items()}
     fitting = [kind for kind in kinds if device.device_kind.startswith(kind)]
     return kinds[max(fitting, key=len)] if fitting else None
 
 
 def cores() -> int:
-    """How many cores of a CPU this process may run on."""
+    """How many CPU cores this process may run on."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -19,6 +19,7 @@ from sdejax.batch_invariance import is_batch_invariant
 from sdejax.runtime.sharding import mesh_of, over_images
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 _FAST = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
 _BATCH_INVARIANT = {
@@ -28,12 +29,21 @@ _BATCH_INVARIANT = {
 
 
 class ProgramStore(Protocol):
-    """Where compiled programs are kept from one start to the next: `program_cache.Programs`."""
+    """Where compiled programs are kept from one start to the next: `program_cache.ProgramCache`."""
 
     def call(
-        self, function: Callable[..., Any], lower: Callable[..., Any], static: Iterable[str], args: Any, kwargs: Any
+        self,
+        function: Callable[..., Any],
+        lower: Callable[..., jax.stages.Lowered],
+        static_argnames: Iterable[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
-        """function(*args, **kwargs) by its compiled program, which `lower` makes if it is not there."""
+        """function(*args, **kwargs) by its compiled program; `lower` makes the program if there is none yet."""
+        ...
+
+    def remembered(self, name: str, told: str, make: Callable[[], T]) -> T:
+        """make(), or its result at an earlier start. The text `told` and the environment must determine the result."""
         ...
 
 

@@ -1,63 +1,70 @@
-"""Programs that are loaded ahead: those that the same job had last time, beside all else that its start takes.
+"""Programs that are loaded in advance: a thread loads the programs that the same job used last time while it starts.
 
-Loading an executable does without Python's lock, and the imports of flax hold it: on two cores each takes its own.
+Loading an executable does not hold Python's lock, and importing flax does: on two cores they run at the same time.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import jax
 
+from sdejax.runtime.executables import Loaded, load
+from sdejax.runtime.hardware import Device
 
-class Ahead:
-    """What a job had last time, on its way, and a note of what it has this time.
 
-    `read` and `write` are of files by name; `read` raises where there is none. Places are those among the process's
-    devices, for the numbers are other ones in each process. A wrong note costs the other core some work.
+class Prefetch:
+    """Loads the programs that a job used last time, and notes which programs it uses this time.
+
+    A note lists the name of each program and the positions of its devices among the devices of the process, because
+    the devices' numbers differ from process to process. A wrong note costs the other core some work, and nothing else.
+
+    **Arguments:**
+
+    - `job`: a name. Jobs with the same name are expected to use the same programs.
+    - `read(name)`: the content of a file; raises an exception if there is none.
+    - `write(name, content)`: writes a file.
     """
 
     def __init__(self, job: str, read: Callable[[str], bytes], write: Callable[[str, bytes], None]):
-        self._file = f"job-{hashlib.sha256(job.encode()).hexdigest()[:32]}.json"
+        self._note = f"job-{hashlib.sha256(job.encode()).hexdigest()[:32]}.json"
         self._write = write
         self._last: list[tuple[str, list[int]]] = []
         self._used: list[tuple[str, list[int]]] = []
-        self._coming: dict[str, tuple[list[int], Future[Any]]] = {}
+        self._loading: dict[str, tuple[list[int], Future[Loaded]]] = {}
         try:
-            # Here, lest the thread and this one wait for each other's imports.
-            from sdejax.runtime.executables import load
-
             local = jax.local_devices()
-            self._last = [(str(name), list(places)) for name, places in json.loads(read(self._file))]
-            with_places = [(name, places, [local[place] for place in places]) for name, places in self._last]
-        except Exception:  # there is no note, or no sense in it
+            self._last = [(str(name), list(positions)) for name, positions in json.loads(read(self._note))]
+            programs = [(name, positions, [local[at] for at in positions]) for name, positions in self._last]
+        except Exception:  # there is no note, or it is damaged, or it lists devices that this process does not have
             return
 
-        def from_file(name: str, devices: list[Any]) -> Any:
+        def from_file(name: str, devices: Sequence[Device]) -> Loaded:
             return load(read(name), devices)
 
-        worker = ThreadPoolExecutor(1)
-        for name, places, devices in with_places:
-            self._coming[name] = places, worker.submit(from_file, name, devices)
-        worker.shutdown(wait=False)
+        thread = ThreadPoolExecutor(1, "prefetch")
+        for name, positions, devices in programs:
+            self._loading[name] = positions, thread.submit(from_file, name, devices)
+        thread.shutdown(wait=False)
 
-    def take(self, name: str, devices: list[Any]) -> Any:
-        """The program of that name as it was loaded onto these devices; None where it was not.
+    def take(self, name: str, devices: Sequence[Device]) -> Loaded | None:
+        """The program of that name if it was loaded onto these devices, else None. Waits until it is loaded.
 
-        **Raises:** what loading it raised.
+        **Raises:** the exception that loading it raised.
         """
-        self._note(name, devices)
-        places, coming = self._coming.pop(name, (None, None))
-        return coming.result() if coming is not None and places == _places(devices) else None
+        self._remember(name, devices)
+        if name not in self._loading:
+            return None
+        positions, loading = self._loading.pop(name)
+        return loading.result() if positions == _positions(devices) else None
 
-    def _note(self, name: str, devices: list[Any]) -> None:
-        self._used.append((name, _places(devices)))
+    def _remember(self, name: str, devices: Sequence[Device]) -> None:
+        self._used.append((name, _positions(devices)))
         if self._used != self._last[: len(self._used)]:
-            self._write(self._file, json.dumps(self._used).encode())
+            self._write(self._note, json.dumps(self._used).encode())
 
 
-def _places(devices: list[Any]) -> list[int]:
+def _positions(devices: Sequence[Device]) -> list[int]:
     local = jax.local_devices()
     return [local.index(device) for device in devices if device in local]

@@ -1,10 +1,11 @@
-"""Compiled programs in a folder, from which a command's next start takes them: it neither traces nor compiles.
+"""Compiled programs in a folder: the next start of a command takes them from there and neither traces nor compiles.
 
-jax's own persistent cache spares the compiler but not the tracing, and of several processes it serves only the first
-(the others' devices have other numbers, which its keys name, and they never write). So the large programs are kept
-here as executables, each under a hash of all that it follows from; jax's cache beside them has the small ones too.
+jax has a cache of its own. It saves the compiler's time but not the tracing, and of several processes it serves only
+the first: its keys contain the numbers of the devices, which differ from process to process, and the other processes
+do not write to it. So large programs are kept here as executables. The name of each file is a hash of everything that
+determines the program. jax's cache lies beside them and has the small programs as well.
 
-Loading an executable runs what the file says: the folder is to be trusted as the programs themselves are.
+Loading an executable runs the code in the file: trust the folder as you trust the programs.
 """
 
 import contextlib
@@ -20,33 +21,35 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 
-from sdejax.runtime.hardware import cores
+from sdejax.runtime import executables, jax_private
+from sdejax.runtime.hardware import Device, cores
 from sdejax.runtime.jit import program_store, use_program_store
-from sdejax.runtime.prefetch import Ahead
+from sdejax.runtime.prefetch import Prefetch
 from sdejax.runtime.storage import Folder
 
 _LIBRARIES = ("jax", "jaxlib", "flax", "diffrax", "equinox", "numpy")
 _FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "EQX_ON_ERROR", "NPROC")
 # Settings of jax that change no program.
-_BESIDE = re.compile("cache|recoverab|preemption|cpu_collectives|visible_devices|log_compiles|logging_level")
-_UNUSED = 30 * 24 * 3600  # seconds after which the programs of another environment are thrown away
-T = TypeVar("T")
+_IRRELEVANT = re.compile("cache|recoverab|preemption|cpu_collectives|visible_devices|log_compiles|logging_level")
+_UNUSED = 30 * 24 * 3600  # seconds without use after which the programs of an environment are deleted
 _DIGEST = hashlib.sha256().digest_size
+T = TypeVar("T")
 
 
-class Programs:
+class ProgramCache:
     """The programs of one environment, in a folder of its own.
 
-    `loaded` and `compiled` count them, `waited` is how many seconds the last call has waited for its results. `once` is
-    for those who want the programs and not what they compute: each runs once, and gives the same result ever after.
+    - `loaded` and `compiled` count the programs.
+    - `waited` is how many seconds the last call waited for its results.
+    - `once`: if True, each program runs only once and then returns the same result for any arguments. This is for
+      callers who want the programs compiled and not their results.
     """
 
     def __init__(self, folder: Folder):
@@ -57,78 +60,95 @@ class Programs:
         self._ready: dict[Any, Callable[..., Any]] = {}
         self._results: dict[Any, Any] = {}
         self._writable = True
-        self._ahead: Ahead | None = None
-        # A bucket is common to all processes; a disk may be of this process's machine alone.
-        self._keeps = folder.local or jax.process_index() == 0
+        self._prefetch: Prefetch | None = None
+        # All processes share a bucket, so process 0 writes for all. A disk may be of this process's machine only.
+        self._writes = folder.local or jax.process_index() == 0
 
-    def expect(self, job: str) -> None:
-        """Begin to load what the job of that name had last time."""
-        self._ahead = Ahead(job, self._read, self._write if self._keeps else lambda name, data: None)
+    def prefetch(self, job: str) -> None:
+        """Begin to load the programs that the job of that name used last time."""
+        self._prefetch = Prefetch(job, self._read, self._write if self._writes else lambda name, data: None)
 
     def call(
-        self, function: Callable[..., Any], lower: Callable[..., Any], static: Iterable[str], args: Any, kwargs: Any
+        self,
+        function: Callable[..., Any],
+        lower: Callable[..., jax.stages.Lowered],
+        static_argnames: Iterable[str],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        variant: str = "",
     ) -> Any:
-        """function(*args, **kwargs) by its program, which is loaded, or else compiled from `lower`'s and kept."""
+        """function(*args, **kwargs) by its compiled program, which is loaded, or else compiled and written.
+
+        **Arguments:**
+
+        - `lower(*args, **kwargs)`: the program before it is compiled.
+        - `static_argnames`: the arguments that are constants of the program.
+        - `variant`: what else determines the program, such as the compiler's options.
+        """
         names = list(inspect.signature(function).parameters)
-        fixed = {name: value for name, value in (*zip(names, args, strict=False), *kwargs.items()) if name in static}
-        given = tuple(value for name, value in zip(names, args, strict=False) if name not in static)
-        named = {name: value for name, value in kwargs.items() if name not in static}
+        constants = {
+            name: value for name, value in (*zip(names, args, strict=False), *kwargs.items()) if name in static_argnames
+        }
+        given = tuple(value for name, value in zip(names, args, strict=False) if name not in static_argnames)
+        named = {name: value for name, value in kwargs.items() if name not in static_argnames}
         leaves, structure = jax.tree.flatten((given, named))
-        places = tuple(map(_place, leaves))
-        devices = _devices(leaves)
-        asked = (function, tuple(fixed.items()), structure, places, tuple(devices))
-        if self.once and asked in self._results:
-            return self._results[asked]
+        layouts, devices = tuple(map(_layout, leaves)), _devices(leaves)
+        key = (function, variant, tuple(constants.items()), structure, layouts, tuple(devices))
+        if self.once and key in self._results:
+            return self._results[key]
         self.waited = 0.0
-        if asked in self._ready:
-            return self._ready[asked](*given, **named)
-        name = _name(function, fixed, structure, places)
-        found = self._loaded(name, structure, devices, given, named) if name else None
+        if key in self._ready:
+            return self._ready[key](*given, **named)
+        name = _file_name(function, variant, constants, structure, layouts)
+        found = self._load(name, structure, devices, given, named) if name else None
         if found is None:
-            keeps = name is not None and self._keeps
-            program = _compiled(lower(*args, **kwargs), keeps and devices[0].platform == "cpu")
-            self.compiled += 1
-            if name and keeps:
-                self._keep(name, program, devices)
+            program = self._compile(name, lower(*args, **kwargs), devices)
             found = program, program(*given, **named)
-        self._ready[asked], result = found
+        self._ready[key], result = found
         if self.once:
-            self._results[asked] = result
+            self._results[key] = result
         return result
 
-    def _loaded(self, name: str, structure: Any, devices: list[Any], given: Any, named: Any) -> Any:
-        """The program of that name and what it gives, or None: it is not trusted until it has run."""
+    def _load(
+        self, name: str, structure: Any, devices: Sequence[Device], given: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[jax.stages.Compiled, Any] | None:
+        """The program of that name and its results, or None. A program is trusted only after it has run once."""
         try:
-            from sdejax.runtime.executables import callable_program, load
-
-            ahead = self._ahead and self._ahead.take(name, devices)
-            program = callable_program(ahead or load(self._read(name), devices), structure)
+            prefetched = self._prefetch.take(name, devices) if self._prefetch else None
+            program = executables.callable_program(prefetched or executables.load(self._read(name), devices), structure)
             began = time.perf_counter()
             result = jax.block_until_ready(program(*given, **named))
             self.waited = time.perf_counter() - began
-        except Exception:  # whatever is wrong with it, it can be compiled
+        except Exception:  # whatever is wrong with the file, the program can be compiled
             return None
         self.loaded += 1
         return program, result
 
-    def _keep(self, name: str, program: Any, devices: list[Any]) -> None:
+    def _compile(self, name: str | None, lowered: jax.stages.Lowered, devices: Sequence[Device]) -> jax.stages.Compiled:
+        """The compiled program, which is written to the file `name` unless that is None."""
+        self.compiled += 1
+        program, here = jax_private.compiled_here(lowered)
+        if name is None or not self._writes:
+            return program
         try:
-            from sdejax.runtime.executables import pack
-
-            data = pack(program, devices)
-        except Exception as error:  # not every platform can write its programs, and not every program can be written
+            # The CPU's backend does not write all functions of a program that it has loaded from jax's cache.
+            if devices[0].platform == "cpu" and not here:
+                program = jax_private.compile_afresh(lowered)
+            data = executables.pack(program, devices)
+        except Exception as error:  # some platforms cannot write programs, and some programs cannot be written
             reason = str(error).partition("\n")[0] or type(error).__name__
             print(f"warning: {name}: cannot be kept ({reason}); the next start compiles it again", file=sys.stderr)
-            return
-        self._write(name, data)
+        else:
+            self._write(name, data)
+        return program
 
     def remembered(self, name: str, told: str, make: Callable[[], T]) -> T:
-        """make(), which follows from `told` and from the environment, or what it was at an earlier start."""
+        """make(), or its result at an earlier start. The text `told` and the environment must determine the result."""
         name = f"{name}-{_hash([told])[:32]}.pickle"
-        with contextlib.suppress(Exception):  # it is not there, or damaged
+        with contextlib.suppress(Exception):  # there is no file, or it is damaged
             return pickle.loads(self._read(name))
         made = make()
-        if self._keeps:
+        if self._writes:
             self._write(name, pickle.dumps(made))
         return made
 
@@ -141,75 +161,56 @@ class Programs:
     def _write(self, name: str, data: bytes) -> None:
         try:
             self.folder.write(name, hashlib.sha256(data).digest() + data)
-        except Exception as error:  # of a disk or a bucket: the job goes on without
+        except Exception as error:  # an error of the disk or the bucket does not stop the job
             if self._writable:
                 reason = getattr(error, "strerror", None) or error
-                told = f"cache={self.folder.shown!r}: cannot be written ({reason})"
-                print(f"warning: {told}; the next start compiles again", file=sys.stderr)
+                message = f"cache={self.folder.shown!r}: cannot be written ({reason})"
+                print(f"warning: {message}; the next start compiles again", file=sys.stderr)
             self._writable = False
 
 
-_FUNCTION = re.compile(r"(?<=<function )([\w.]+) at 0x[0-9a-f]+")  # one of a module: its name tells which
+_FUNCTION = re.compile(r"(?<=<function )([\w.]+) at 0x[0-9a-f]+")  # a function of a module is known by its name
 
 
-def _hash(told: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(told).encode()).hexdigest()
+def _hash(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _name(function: Any, fixed: dict[str, Any], structure: Any, places: Any) -> str | None:
-    """The name of a program's file; None where an address in memory is part of what it follows from."""
-    told = [f"{function.__module__}.{function.__qualname__}", repr(fixed), repr(places)]
-    told.append(_FUNCTION.sub(r"\1", str(structure)))
-    kept = not any(" at 0x" in text for text in told)
-    return f"{function.__name__.strip('_')}-{_hash(told)[:32]}.program" if kept else None
+def _file_name(
+    function: Callable[..., Any], variant: str, constants: dict[str, Any], structure: Any, layouts: Any
+) -> str | None:
+    """The name of a program's file; None if an address in memory would be part of what the name is made from."""
+    texts = [f"{function.__module__}.{function.__qualname__}", variant, repr(constants), repr(layouts)]
+    texts.append(_FUNCTION.sub(r"\1", str(structure)))
+    if any(" at 0x" in text for text in texts):
+        return None
+    return f"{function.__name__.strip('_')}-{_hash(texts)[:32]}.program"
 
 
-def _place(leaf: Any) -> tuple[str, str]:
-    """The shape and type of an argument, and how it lies on the devices, whichever they are."""
+def _layout(leaf: Any) -> tuple[str, str]:
+    """The shape and type of an argument, and how it is spread over devices, whichever these are."""
     if not isinstance(leaf, jax.Array) or not leaf.committed:
         return repr(jax.typeof(leaf)), ""
     return repr(jax.typeof(leaf)), str(leaf.sharding) if isinstance(leaf.sharding, NamedSharding) else "one"
 
 
-def _devices(leaves: Iterable[Any]) -> list[Any]:
+def _devices(leaves: Iterable[Any]) -> list[Device]:
     """The devices that a program with these arguments runs on."""
-    placed = [leaf.sharding for leaf in leaves if isinstance(leaf, jax.Array) and leaf.committed]
-    meshes = [sharding.mesh for sharding in placed if isinstance(sharding, NamedSharding)]
-    if meshes:
-        return list(meshes[0].devices.flat)  # pyright: ignore[reportOptionalMemberAccess]
-    return list(placed[0].device_set) if placed else [jax.local_devices()[0]]
+    shardings = [leaf.sharding for leaf in leaves if isinstance(leaf, jax.Array) and leaf.committed]
+    for sharding in shardings:
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+            return list(sharding.mesh.devices.flat)
+    return list(shardings[0].device_set) if shardings else [jax.local_devices()[0]]
 
 
-def _compiled(lowered: Any, whole: bool) -> Any:
-    """The program, `whole` where a CPU's is to be written; jax's cache has it as well."""
-    before = _hits
-    program = lowered.compile()
-    if not whole or _hits == before:
-        return program
-    # What the CPU's backend has loaded it does not write whole: some of its functions would be missing.
-    jax.config.update("jax_enable_compilation_cache", False)
-    compilation_cache.reset_cache()
-    try:
-        # The option says what is so already; without one jax would give what it has just compiled.
-        return lowered.compile({"xla_dump_hlo_as_text": False})
-    finally:
-        jax.config.update("jax_enable_compilation_cache", True)
-        compilation_cache.reset_cache()
+def environment() -> dict[str, Any] | None:
+    """What all programs depend on: sources, versions, hardware, flags and jax's settings.
 
-
-_hits = 0
-
-
-def _count_hits(event: str, **_: Any) -> None:
-    global _hits
-    _hits += event == "/jax/compilation_cache/cache_hits"
-
-
-jax.monitoring.register_event_listener(_count_hits)
-
-
-def environment() -> dict[str, Any]:
-    """What all programs follow from: sources, versions, hardware, flags, jax's settings."""
+    None if this version of jax does not list its settings: then programs of one start must not serve another.
+    """
+    settings = jax_private.settings()
+    if settings is None:
+        return None
     device = jax.local_devices()[0]
     return {
         "sdejax": _sources(),
@@ -218,22 +219,30 @@ def environment() -> dict[str, Any]:
         "devices": f"{jax.local_device_count()} {device.device_kind}",
         "processor": f"{cores()} {_processor()}" if device.platform == "cpu" else "",
         "flags": {name: os.environ.get(name, "") for name in _FLAGS},
-        "settings": {name: repr(value) for name, value in jax.config.values.items() if not _BESIDE.search(name)},
+        "settings": {name: value for name, value in settings.items() if not _IRRELEVANT.search(name)},
     }
 
 
 @functools.cache
 def _sources() -> str:
-    """A hash of this library."""
+    return hash_of_sources(Path(__file__).parents[1])
+
+
+def hash_of_sources(root: Path) -> str:
+    """A hash of the names and contents of all Python files under `root`.
+
+    Other files of the library determine no program: type stubs are not run, and weights are arguments.
+    """
     found = hashlib.sha256()
-    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
-        found.update(path.read_bytes())
+    for path in sorted(root.rglob("*.py")):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(root).as_posix()}\0{len(content)}\0".encode() + content)
     return found.hexdigest()[:16]
 
 
 @functools.cache
 def _processor() -> str:
-    """What the processor can do: a program compiled for more of it would stop this one."""
+    """The instructions that the processor has: a program that uses others would crash."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return _hash([next(line for line in lines if line.startswith(("flags", "Features")))])[:16]
@@ -242,18 +251,28 @@ def _processor() -> str:
 
 
 def keep_programs(address: str, job: str = "") -> None:
-    """Take programs from a folder on any disk or bucket, and keep there what is compiled; "none" for no more.
+    """From now on take programs from a folder on any disk or bucket, and write there what is compiled.
 
-    Those that a `job` of that name had last time are loaded at once, in a thread.
+    This is for commands, which run only this library's code: the cache's keys cover no other code.
 
-    For commands, whose code is this library's: a file's name follows from that, and from no code of others.
+    **Arguments:**
 
-    **Raises:** `ValueError` where the folder cannot be made.
+    - `address`: the folder; "none" stops keeping programs.
+    - `job`: a name. A thread at once begins to load the programs that the job of that name used last time.
+
+    **Raises:** `ValueError` if the folder cannot be written.
     """
     use_program_store(None)
     if address == "none":
         return
     about = environment()
+    if about is None:
+        print(
+            f"warning: cache={address!r}: programs are not kept, because jax {jax.__version__} does not list its "
+            "settings; each start compiles them again",
+            file=sys.stderr,
+        )
+        return
     whole = Folder.open(address, "cache")
     own = f"{address.rstrip('/')}/{_hash([json.dumps(about, sort_keys=True)])[:16]}"
     folder = Folder.open(own, "cache")
@@ -264,20 +283,20 @@ def keep_programs(address: str, job: str = "") -> None:
     except OSError as error:
         raise ValueError(f"cache={address!r}: cannot be written ({error.strerror or error})") from None
     if whole.local:
-        _throw_away(Path(whole.path), Path(folder.path))
-    programs = Programs(folder)
+        _delete_unused(Path(whole.path), Path(folder.path))
+    programs = ProgramCache(folder)
     use_program_store(programs)
     if job:
-        programs.expect(job)
-    if jax.config.values["jax_compilation_cache_dir"] is None:  # a person's own choice stays
+        programs.prefetch(job)
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]  # else it is the person's choice
         jax.config.update("jax_compilation_cache_dir", folder.show("jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _throw_away(cache: Path, used: Path) -> None:
-    """What no command has touched for a month: the programs of an environment, or a file that was never finished."""
-    with contextlib.suppress(OSError):  # a folder that is only read
+def _delete_unused(cache: Path, used: Path) -> None:
+    """Delete the programs of environments that no command has used for a month, and files that were never finished."""
+    with contextlib.suppress(OSError):  # the folder may be read-only
         os.utime(used / "about.json")
     for found in [*cache.glob("[0-9a-f]" * 16 + "/about.json"), *used.glob(".*.part")]:
         with contextlib.suppress(OSError):
@@ -285,7 +304,7 @@ def _throw_away(cache: Path, used: Path) -> None:
                 found.unlink() if found.suffix == ".part" else shutil.rmtree(found.parent)
 
 
-def kept_programs() -> Programs | None:
-    """The programs that `keep_programs` opened, or None."""
+def kept_programs() -> ProgramCache | None:
+    """The cache that this process takes its programs from; None if `keep_programs` named none."""
     store = program_store()
-    return store if isinstance(store, Programs) else None
+    return store if isinstance(store, ProgramCache) else None

@@ -1,7 +1,7 @@
-"""A folder on the local disk or at any address that fsspec knows (gs://, s3://, memory://), written file by file.
+"""A folder on the local disk or at any address that fsspec knows (gs://, s3://, memory://).
 
-A file is there whole or not at all: it is written under a hidden name that ends in ".part", and renamed. No two writers
-have the same hidden name: of two that write the same file, the last to finish has its way.
+A file is there whole or not at all: it is written under a hidden name that ends in ".part" and then renamed. Each
+writer has a hidden name of its own. If two write the same file, the one that finishes last replaces the other's.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ _PATTERN = frozenset("*?[")
 
 @dataclasses.dataclass(frozen=True)
 class Folder:
-    """`files` is fsspec's file system, `path` the folder's path in it, `shown` as the person wrote it."""
+    """A folder. `files` is fsspec's file system, `path` the path in it, `shown` the address that the person wrote."""
 
     files: Any
     path: str
@@ -27,9 +27,9 @@ class Folder:
 
     @classmethod
     def open(cls, address: str, name: str = "out") -> "Folder":
-        """The folder at an address, which need not exist.
+        """The folder at an address. It need not exist.
 
-        **Raises:** `ValueError`, calling the address `name`, where nothing here knows such addresses.
+        **Raises:** `ValueError`, in which the address is called `name`, if no installed package knows such addresses.
         """
         try:
             files, path = fsspec.core.url_to_fs(address)
@@ -39,7 +39,7 @@ class Folder:
 
     @property
     def local(self) -> bool:
-        """Whether it is a folder of this machine's file system."""
+        """Whether the folder is in this machine's file system."""
         return "file" in (self.files.protocol if isinstance(self.files.protocol, tuple) else (self.files.protocol,))
 
     def show(self, name: str) -> str:
@@ -47,28 +47,39 @@ class Folder:
         return f"{self.shown.rstrip('/')}/{name}"
 
     def sizes(self) -> dict[str, int]:
-        """The files in it, hidden ones left out, and their lengths in bytes; none where there is no folder."""
-        return {name: size for name, size in self._listed().items() if not name.startswith(".")}
+        """The length in bytes of each file that is not hidden; empty if there is no folder."""
+        return {name: size for name, size in self._all_sizes().items() if not name.startswith(".")}
 
-    def sweep(self) -> None:
-        """Remove what was begun and never finished, as a kill leaves it. Who still writes such a file then fails."""
-        for name in filter(_PART.fullmatch, self._listed()):
-            with contextlib.suppress(FileNotFoundError):
-                self.remove(name)
-
-    def _listed(self) -> dict[str, int]:
-        with _errors_of_the_system():
+    def _all_sizes(self) -> dict[str, int]:
+        with _as_os_errors():
             try:
                 found = self.files.ls(self.path, detail=True, refresh=True)
-            except TypeError:  # a file system without a cache of its listings
+            except TypeError:  # this file system does not cache its listings and has no such argument
                 found = self.files.ls(self.path, detail=True)
             except FileNotFoundError:
                 return {}
         return {entry["name"].rpartition("/")[2]: entry["size"] for entry in found if entry["type"] == "file"}
 
+    def remove_unfinished(self) -> None:
+        """Remove files that were begun and never finished, as a killed process leaves them.
+
+        A process that still writes such a file fails.
+        """
+        for name in filter(_PART.fullmatch, self._all_sizes()):
+            with contextlib.suppress(FileNotFoundError):
+                self.remove(name)
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a file."""
+        with _as_os_errors():
+            return self.files.isfile(f"{self.path}/{name}")
+
     def read(self, name: str) -> bytes:
-        """**Raises:** `FileNotFoundError`."""
-        with _errors_of_the_system():
+        """The content of a file.
+
+        **Raises:** `FileNotFoundError`.
+        """
+        with _as_os_errors():
             return self.files.cat_file(f"{self.path}/{name}")
 
     def reading(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
@@ -76,39 +87,42 @@ class Folder:
         return self.files.open(f"{self.path}/{name}", "rb")
 
     def remove(self, name: str) -> None:
-        """**Raises:** `FileNotFoundError`."""
-        with _errors_of_the_system():
+        """Remove a file.
+
+        **Raises:** `FileNotFoundError`.
+        """
+        with _as_os_errors():
             self.files.rm_file(f"{self.path}/{name}")
 
-    def sign(self) -> str:
-        """Write an empty file by which others see that theirs is the same folder; its name. What is left is swept."""
-        name = f".sign.{uuid.uuid4().hex}.part"
+    def leave_mark(self) -> str:
+        """Write an empty hidden file and return its name. Other processes that see it have the same folder.
+
+        `remove_unfinished` removes it, too.
+        """
+        name = f".mark.{uuid.uuid4().hex}.part"
         self.write(name, b"")
         return name
 
-    def has(self, name: str) -> bool:
-        """Whether there is such a file."""
-        with _errors_of_the_system():
-            return self.files.isfile(f"{self.path}/{name}")
-
     def write(self, name: str, data: bytes) -> None:
-        """**Raises:** `OSError` where it cannot be written."""
+        """Write a file.
+
+        **Raises:** `OSError` if it cannot be written.
+        """
         with self.writing(name) as file:
             file.write(data)
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
-        """A file to write from its beginning to its end; it has its name once the body has ended well."""
+        """A file to write from beginning to end. It gets its name when the body ends without an exception."""
         part = f"{self.path}/.{name}.{uuid.uuid4().hex}.part"
         try:
-            with _errors_of_the_system():
+            with _as_os_errors():
                 with self.files.open(part, "wb") as file:
                     yield file
                 try:
                     self._rename(part, f"{self.path}/{name}")
                 except FileNotFoundError:
-                    told = "was taken away half-written, as another run does that begins there"
-                    raise OSError(f"{name} {told}") from None
+                    raise OSError(f"{name}: another run began in this folder and removed the unfinished file") from None
         except BaseException:
             with contextlib.suppress(Exception):
                 self.files.rm_file(part)
@@ -117,28 +131,28 @@ class Folder:
     def _rename(self, path: str, target: str) -> None:
         if self.local or not _PATTERN.intersection(path):
             self.files.mv(path, target)
-        else:  # most buckets' clients would take the path for a pattern
+        else:  # `mv` of most file systems for buckets would take the path for a pattern
             self.files.cp_file(path, target)
             self.files.rm_file(path)
 
     @contextlib.contextmanager
-    def made(self) -> Iterator[None]:
-        """Make the folder for the body's work, and take it away again if the body fails before it wrote anything.
+    def created(self, name: str = "out") -> Iterator[None]:
+        """Create the folder for the body. If the body fails before it writes anything, remove the folder again.
 
-        **Raises:** `ValueError` where it cannot be written.
+        **Raises:** `ValueError`, in which the address is called `name`, if the folder cannot be written.
         """
         missing, path = [], self.path
         while self.local and not self.files.exists(path):
             missing.append(path)
             path = path.rpartition("/")[0]
         try:
-            with _errors_of_the_system():
+            with _as_os_errors():
                 self.files.makedirs(self.path, exist_ok=True)
-                probe = f"{self.path}/.writable-{uuid.uuid4().hex}"  # of this process alone, and nothing to sweep
+                probe = f"{self.path}/.writable-{uuid.uuid4().hex}"  # no other process has this file or removes it
                 self.files.pipe_file(probe, b"")
                 self.files.rm_file(probe)
         except OSError as error:
-            raise ValueError(f"--out={self.shown!r}: cannot be written ({error.strerror or error})") from None
+            raise ValueError(f"{name}={self.shown!r}: cannot be written ({error.strerror or error})") from None
         try:
             yield
         except BaseException:
@@ -149,13 +163,13 @@ class Folder:
 
 
 @contextlib.contextmanager
-def _errors_of_the_system() -> Iterator[None]:
-    """What a bucket's client raises of its own (no rights, no network, no credentials) as the `OSError` that it is."""
+def _as_os_errors() -> Iterator[None]:
+    """Raise the exceptions of a bucket's client (no rights, no network, no credentials) as `OSError`."""
     try:
         yield
     except Exception as error:
-        ours = type(error).__module__.partition(".")[0] in ("builtins", "sdejax")
-        if ours or isinstance(error, (OSError, ValueError)):
+        known = type(error).__module__.partition(".")[0] in ("builtins", "sdejax")
+        if known or isinstance(error, (OSError, ValueError)):
             raise
         text = " ".join(str(error).split())
         raise OSError(f"{type(error).__name__}: {text}") from error

@@ -1,17 +1,8 @@
 """The arithmetic of a training step, and the share of the devices' peak that a run reaches."""
 
-from typing import Protocol
-
 import jax
 
-from sdejax.runtime.hardware import chip_of
-
-
-class Device(Protocol):
-    """A jax device."""
-
-    @property
-    def device_kind(self) -> str: ...
+from sdejax.runtime.hardware import Device, chip_of
 
 
 def peak_flops(device: Device) -> float | None:

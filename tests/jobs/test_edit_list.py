@@ -1,4 +1,4 @@
-"""Many edits from one file: the same images as one by one, whatever was interrupted, and whatever is broken."""
+"""Many edits from one list: the same images as one by one, after interruptions and beside lines that fail."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from sdejax.commands.edit import Edit
 from sdejax.commands.editing import Editor, edit_manifest
 from sdejax.commands.main import main
 from sdejax.commands.options import Run
-from sdejax.jobs.edit_list import Failures, grouped, read_manifest
+from sdejax.jobs.edit_list import FailedEdits, grouped, read_edit_list
 from sdejax.media.images import to_array, to_bytes
 from sdejax.media.inputs import open_input
 from sdejax.model.snapshot import save
@@ -33,7 +33,7 @@ NAMES = ["000001", "000002", "strokes", "000004", "wide"]
 
 @pytest.fixture(scope="module", autouse=True)
 def one_device():
-    """As on a laptop: the batches below are those of one device. tests/jobs/test_pods.py has more."""
+    """One device, as on a laptop: the tests assume its batches. tests/jobs/test_pods.py has more devices."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jax, "local_devices", lambda: jax.devices()[:1])
         yield
@@ -41,7 +41,7 @@ def one_device():
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A tiny snapshot, pictures, and a manifest of five edits that share little."""
+    """A tiny snapshot, pictures, and a list of five edits that share little."""
     top = tmp_path_factory.mktemp("manifest")
     save(top / "model", tiny_model())
     pictures = top / "pictures"
@@ -80,14 +80,14 @@ def _pixels(path):
 
 @pytest.fixture(scope="module")
 def whole(place):
-    """What the manifest makes where nothing happens."""
+    """The images of the list, made without an interruption."""
     assert _edit(place, place / "pictures" / "edits.jsonl", place / "whole") == 0
     return place / "whole"
 
 
-def test_an_entry_is_the_same_edit_done_alone(place, whole, tmp_path):
-    # From the record's own words; bit for bit, as a batch of the same size is the same program. Rejects prompts, masks,
-    # seeds and pictures that are swapped within a batch, of which the images below show that they tell.
+def test_a_listed_edit_is_the_same_as_the_edit_alone(place, whole, tmp_path):
+    # The command comes from the record. Bit for bit, because a batch of the same size is the same program. Rejects
+    # prompts, masks, seeds and pictures that are swapped within a batch. The last lines show that each changes it.
     files = [f"{name}.{end}" for name in NAMES for end in ("png", "json")]
     assert sorted(_files(whole)) == sorted([*files, "sheet.png"])
     for name in NAMES:
@@ -108,8 +108,8 @@ def test_an_entry_is_the_same_edit_done_alone(place, whole, tmp_path):
         assert np.abs(_pixels(whole / "000002.png") - _pixels(tmp_path / "other" / f"{name}.png")).max() > 1
 
 
-def test_entries_are_what_the_library_makes_of_their_pictures_masks_and_prompts(place, tmp_path):
-    # Rejects masks and prompts that do not reach the model: outside a mask the picture is kept in any case.
+def test_listed_edits_are_what_the_library_makes_of_their_pictures_masks_and_prompts(place, tmp_path):
+    # Rejects masks and prompts that do not reach the model: outside of a mask the picture is kept in any case.
     mask = np.zeros((8, 8), np.uint8)
     mask[:, :4], mask[:, 4:6] = 128, 255
     Image.fromarray(mask).save(place / "pictures" / "grey.png")
@@ -131,8 +131,8 @@ def test_entries_are_what_the_library_makes_of_their_pictures_masks_and_prompts(
         np.testing.assert_array_equal(_pixels(tmp_path / "out" / f"{name}.png"), to_bytes(image))
 
 
-def test_an_interrupted_manifest_is_finished_with_the_same_bytes(place, whole, tmp_path, capsys):
-    # What a kill leaves: files that are missing, and the temporary ones; what else happens: files cut short.
+def test_an_interrupted_list_is_finished_with_the_same_bytes(place, whole, tmp_path, capsys):
+    # A killed process leaves missing files. Other accidents cut files short.
     out = tmp_path / "out"
     shutil.copytree(whole, out)
     (out / "000001.png").unlink()
@@ -158,9 +158,9 @@ def test_an_interrupted_manifest_is_finished_with_the_same_bytes(place, whole, t
         )
 
 
-def test_only_what_is_another_image_is_made_again(place, whole, tmp_path, capsys):
-    # Moved inputs, another batch, and other words for the same are the same image; another byte of an input, another
-    # seed, no mask are not.
+def test_only_images_that_differ_are_made_again(place, whole, tmp_path, capsys):
+    # The image is the same if inputs are moved, for another batch, and if defaults are written out. It is another image
+    # if a byte of an input, the seed or the mask changes.
     out, moved = tmp_path / "out", tmp_path / "moved"
     shutil.copytree(whole, out)
     shutil.copytree(place / "pictures", moved)
@@ -179,7 +179,7 @@ def test_only_what_is_another_image_is_made_again(place, whole, tmp_path, capsys
     assert made([EDITS[0], {**EDITS[1], "mask": None}, *EDITS[2:]]) == ["000001", "000002"]
 
 
-def test_a_broken_entry_is_named_and_leaves_the_others_alone(place, whole, tmp_path, capsys):
+def test_a_broken_line_is_named_and_leaves_the_others_alone(place, whole, tmp_path, capsys):
     broken = [
         ('{"guide": "a.png"', "not a line of JSON"),
         ("[1, 2]", "must be a JSON object"),
@@ -223,8 +223,11 @@ def test_a_broken_entry_is_named_and_leaves_the_others_alone(place, whole, tmp_p
 @pytest.mark.parametrize(
     ("lines", "sentence"),
     [
-        ([{"guide": "a.png", "name": "x"}, {"guide": "a.png", "name": "x"}], "line 2: name='x': is that of line 1 too"),
-        ([{"guide": "a.png", "name": "000002"}, {"guide": "a.png"}], "line 2: name='000002': is that of line 1 too"),
+        (
+            [{"guide": "a.png", "name": "x"}, {"guide": "a.png", "name": "x"}],
+            "line 2: name='x': must be unique",
+        ),
+        ([{"guide": "a.png", "name": "000002"}, {"guide": "a.png"}], "line 2: name='000002': must be unique.*line 1"),
         ([{"guide": "a.png", "name": "../x"}], "name='../x': must be text that can name a file"),
         ([{"guide": "a.png", "name": "a\\b"}], "must be text that can name a file"),
         ([{"guide": "a.png"}, {"guide": "a.png", "name": ""}], "line 2: name='': must be text"),
@@ -232,11 +235,11 @@ def test_a_broken_entry_is_named_and_leaves_the_others_alone(place, whole, tmp_p
         ([{"guide": "a.png", "name": ".."}], r"name='\.\.': must be text"),
         ([{"guide": "a.png", "name": "a\u0000b"}], "must be text"),
         ([{"guide": "a.png", "name": "x" * 201}], "must be at most 200 bytes"),
-        ([{"guide": "a.png", "name": "sheet"}], "name='sheet': is the contact sheet's"),
-        (["", "  "], "holds no line"),
+        ([{"guide": "a.png", "name": "sheet"}], "name='sheet': must be another"),
+        (["", "  "], "must have at least one line"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused_before_anything_is_written(place, tmp_path, lines, sentence, capsys):
+def test_an_impossible_name_is_refused_before_anything_is_written(place, tmp_path, lines, sentence, capsys):
     manifest = _write(place / "pictures" / "names.jsonl", lines)
     assert _edit(place, manifest, tmp_path / "out") == 2
     said = capsys.readouterr().err.splitlines()
@@ -246,19 +249,19 @@ def test_a_name_that_cannot_be_is_refused_before_anything_is_written(place, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_line_is_counted_where_it_is_and_takes_the_rest_from_the_command(tmp_path):
+def test_empty_lines_count_and_a_line_takes_the_rest_from_the_command(tmp_path):
     manifest = tmp_path / "edits.jsonl"
     manifest.write_bytes(b'\xef\xbb\xbf{"strength": 1}\r\n\r\n{"prompt": "x", "seed": 0, "guide": "/top/c.png"}\n')
-    failures = Failures(print)
+    failures = FailedEdits(print)
     command = Edit("model", "b.png", prompt="y", repeats=2, run=Run(seeds="7"))
-    first, second = read_manifest(str(manifest), command, ("guide",), failures)
+    first, second = read_edit_list(str(manifest), command, ("guide",), failures)
     assert not failures.by_name
     assert (first.name, first.seed, second.name, second.seed) == ("000001", 7, "000003", 0)
     assert first.command == Edit("model", "b.png", 1.0, prompt="y", repeats=2, run=Run(seeds="7"))
     assert second.command == Edit("model", "/top/c.png", prompt="x", repeats=2, run=Run(seeds="0"))
 
 
-def test_sync_from_a_manifest(place, tmp_path):
+def test_sync_from_a_list(place, tmp_path):
     lines = [
         {"image": "a.png", "target": "blue heart"},
         {"image": "wide.png", "mask": "wide-mask.png", "target": "green circle", "strength": 0.6},
@@ -273,7 +276,7 @@ def test_sync_from_a_manifest(place, tmp_path):
     results = [_pixels(tmp_path / "out" / f"{number:06d}.png") for number in range(1, 5)]
     np.testing.assert_array_equal(results[1][~mask], wide[~mask])
     assert (results[1][mask] != wide[mask]).any()
-    np.testing.assert_array_equal(results[2], wide)  # the same words leave it alone
+    np.testing.assert_array_equal(results[2], wide)  # equal prompts change nothing
     picture = str(place / "pictures" / "wide.png")
     assert main([*base, picture, "--target", "blue heart", "--seeds", "3-4", "--out", str(tmp_path / "alone")]) == 0
     np.testing.assert_array_equal(results[3], _pixels(tmp_path / "alone" / "000003.png"))
@@ -289,7 +292,7 @@ class _Model:
 
 
 def _fake(opened, computed):
-    """An editor without a network: the image itself is its edit."""
+    """An editor without a network: it returns the image."""
 
     def compute(model, commands, images, masks, keys):
         computed.append((len(opened), [command.strength for command in commands]))
@@ -303,8 +306,8 @@ def _fake(opened, computed):
 
 
 def test_pictures_are_read_when_their_batch_comes(place, tmp_path, monkeypatch):
-    # Rejects reading the manifest's pictures at the start, which a thousand photos would not survive, and batches that
-    # mix strengths. A broken picture leaves no hole in a batch.
+    # Rejects reading all pictures at the start, which would need the memory of a thousand photos, and batches that mix
+    # strengths. A broken picture leaves no gap in a batch.
     guides = ["a.png", "none.png", "wide.png", "a.png", "a.png", "painted.png"]
     lines = [{"guide": guide, "strength": 0.6 if k == 3 else 0.2} for k, guide in enumerate(guides)]
     manifest = _write(place / "pictures" / "lazy.jsonl", lines)
@@ -314,8 +317,8 @@ def test_pictures_are_read_when_their_batch_comes(place, tmp_path, monkeypatch):
     assert computed == [(3, [0.2, 0.2]), (5, [0.2, 0.2]), (6, [0.6, 0.6])]
 
 
-def test_a_stopped_manifest_goes_on(place, tmp_path):
-    # Ctrl-C in the second batch: the first is there, and the rest comes to the same bytes.
+def test_a_stopped_list_continues(place, tmp_path):
+    # Ctrl-C in the second batch: the first batch is written, and the rest has the same bytes as without Ctrl-C.
     manifest = _write(
         place / "pictures" / "stop.jsonl", [{"guide": "a.png"}, {"guide": "wide.png"}, {"guide": "painted.png"}]
     )
@@ -338,7 +341,7 @@ def test_a_stopped_manifest_goes_on(place, tmp_path):
     assert edit_manifest(editor, command("b"), _Model()) == 0
     for name, data in _files(tmp_path / "b").items():
         assert data.replace(str(tmp_path / "b").encode(), str(tmp_path / "a").encode()) == _files(tmp_path / "a")[name]
-    # Other options are other images; the same in another batch are not.
+    # With other options images are made again; with another batch they are not.
     computed.clear()
     assert edit_manifest(editor, command("a", steps=7), _Model()) == 0
     assert len(computed) == 3

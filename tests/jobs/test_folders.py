@@ -1,4 +1,4 @@
-"""What a folder holds when a job begins there, and what all see of it at the end."""
+"""Folders that hold something before a job begins, and folders of several processes."""
 
 import errno
 import io
@@ -15,11 +15,12 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-import sdejax.jobs.produce as produce
+import sdejax.jobs.formats as formats
 from sdejax.commands.main import main
-from sdejax.jobs.ranges import Span
-from sdejax.jobs.shards import Row
-from sdejax.jobs.sinks import ShardSink
+from sdejax.jobs.ranges import NumberRange
+from sdejax.jobs.shard_sink import ShardSink
+from sdejax.jobs.sinks import Destination, EncodedImage
+from sdejax.jobs.tar import Tar
 from sdejax.model.snapshot import save
 from sdejax.runtime.storage import Folder
 from tests.jobs.test_pods import sample, started
@@ -43,10 +44,10 @@ def endings(out):
 
 
 def test_a_job_that_grows_keeps_the_format_of_its_folder(model, tmp_path, monkeypatch, capsys):
-    """Rejects a format by the number of images alone: the first of a grown job would be made a second time in shards,
-    and a few of a job in shards a second time as pictures.
+    """Rejects a format that depends on the number of images only. If a job grows, its first images would be made again
+    in shards. If a job in shards asks for a few images, they would be made again as PNG.
     """
-    monkeypatch.setattr(produce, "_FEW", 4)
+    monkeypatch.setattr(formats, "_FEW", 4)
     assert made(model, tmp_path / "pictures", "--seeds", "0-3") == 0
     assert made(model, tmp_path / "pictures", "--seeds", "0-5") == 0
     assert endings(tmp_path / "pictures") == [".json", ".png"]
@@ -62,8 +63,8 @@ def test_a_job_that_grows_keeps_the_format_of_its_folder(model, tmp_path, monkey
 
 
 @pytest.mark.parametrize("form", ["tar", "parquet"])
-def test_the_sheet_has_the_first_images_whoever_made_them(model, tmp_path, form):
-    """Rejects a sheet of what this start has made: a job that went on had the last ones alone on it."""
+def test_the_sheet_has_the_first_images_of_all_starts(model, tmp_path, form):
+    """Rejects a sheet of the images of this start: if a job continues, it would have only the last ones."""
     how = ("--format", form, "--shard-size", 3)
     for seeds in ("0-1", "0-7"):
         assert made(model, tmp_path / "in_two", "--seeds", seeds, *how) == 0
@@ -72,8 +73,8 @@ def test_the_sheet_has_the_first_images_whoever_made_them(model, tmp_path, form)
     assert one == other
 
 
-def test_a_damaged_manifest_is_told_and_not_taken_for_none(model, tmp_path, capsys):
-    """Rejects going on as if there were none: another prompt's shards would count as this job's."""
+def test_a_damaged_manifest_is_an_error(model, tmp_path, capsys):
+    """Rejects treating it as missing: the shards of another prompt would count as this job's."""
     how = ("--seeds", "0-3", "--format", "tar", "--shard-size", 2)
     assert made(model, tmp_path, *how) == 0
     whole = (tmp_path / "manifest.json").read_bytes()
@@ -94,8 +95,8 @@ def test_a_damaged_manifest_is_told_and_not_taken_for_none(model, tmp_path, caps
     ],
 )
 def test_a_process_with_another_folder_or_prompt_is_told(model, tmp_path, monkeypatch, other, told):
-    """Another folder stands for the disk of another machine. Rejects half of the images in each and exit code 0, and
-    two prompts in one job.
+    """Another folder stands for the disk of another machine. Rejects half of the images in each folder with exit code
+    0, and two prompts in one job.
     """
     monkeypatch.chdir(tmp_path)
     shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
@@ -110,9 +111,9 @@ def test_a_process_with_another_folder_or_prompt_is_told(model, tmp_path, monkey
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_an_error_of_one_process_is_told_to_the_other_in_one_sentence(model, tmp_path, which):
-    """A snapshot that it does not have. Rejects jaxlib's stack trace where process 0 ends, and a minute until one that
-    says nothing any more is taken for gone.
+def test_an_error_of_one_process_is_one_sentence_in_the_other(model, tmp_path, which):
+    """One process does not have the snapshot. Rejects jaxlib's stack trace if process 0 ends, and a minute until the
+    other process notices that it is gone.
     """
     shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
     snapshots = ["nowhere" if i == which else model for i in range(2)]
@@ -128,7 +129,7 @@ def test_an_error_of_one_process_is_told_to_the_other_in_one_sentence(model, tmp
 
 
 def test_a_port_that_is_taken_is_a_sentence(model, tmp_path):
-    """jaxlib ends in a segmentation fault there, or shares the port with another run."""
+    """Without our check jaxlib ends in a segmentation fault, or shares the port with another run."""
     with socket.create_server(("", 0)) as taken:
         where = f"127.0.0.1:{taken.getsockname()[1]}"
         process = started(*sample(model, tmp_path, "--coordinator", where, "--processes", 2, "--process-id", 0))
@@ -138,7 +139,7 @@ def test_a_port_that_is_taken_is_a_sentence(model, tmp_path):
 
 
 def test_ctrl_c_ends_the_wait_for_the_others(model, tmp_path):
-    """Rejects an answer when jaxlib returns, after the time limit."""
+    """Rejects an end only when jaxlib returns, after the time limit."""
     where = f"127.0.0.1:{free_port()}"
     process = started(*sample(model, tmp_path, "--coordinator", where, "--processes", 2, "--process-id", 1))
     time.sleep(6)
@@ -147,8 +148,8 @@ def test_ctrl_c_ends_the_wait_for_the_others(model, tmp_path):
     assert process.wait(timeout=5) == -signal.SIGINT
 
 
-def test_who_stops_reading_standard_output_stops_the_job_in_order(model, tmp_path):
-    """As `| head -1` does. Rejects calling it a folder that cannot be written, and an end amid a shard."""
+def test_a_job_stops_in_order_if_standard_output_is_closed(model, tmp_path):
+    """As by `| head -1`. Rejects an error that blames the folder, and an end within a shard."""
     words = sample(model, tmp_path, "--seeds", "0-199999", "--format", "tar", "--shard-size", 4, "--json")
     process = started(*words)
     assert json.loads(process.stdout.readline())["images"] == 4
@@ -161,11 +162,11 @@ def test_who_stops_reading_standard_output_stops_the_job_in_order(model, tmp_pat
 
 
 @pytest.mark.parametrize("address", ["memory://patterns", ""])
-def test_names_that_look_like_patterns_are_names(address, tmp_path):
-    """Rejects the buckets' clients' way of moving and removing, which takes them for patterns: the file is lost."""
+def test_names_may_look_like_patterns(address, tmp_path):
+    """Rejects `mv` and `rm` of the buckets' clients, which expand such names as patterns: the file would be lost."""
     folder = Folder.open(address or str(tmp_path / "out"))
     names = ["a*.png", "b?.png", "c[1].png", "plain.png"]
-    with folder.made():
+    with folder.created():
         for name in names:
             folder.write(name, name.encode())
     assert folder.sizes() == {name: len(name) for name in names}
@@ -175,7 +176,7 @@ def test_names_that_look_like_patterns_are_names(address, tmp_path):
 
 
 class _FullAtTheEnd(MemoryFileSystem):
-    """The disk is full when the last blocks of a tar, which are zeros, are written."""
+    """A disk that is full when the last blocks of a tar, which are zeros, are written."""
 
     cachable, protocol, store, pseudo_dirs = False, "full_at_the_end", {}, [""]
 
@@ -193,24 +194,24 @@ class _FullAtTheEnd(MemoryFileSystem):
         return file
 
 
-def test_a_shard_that_fails_as_it_ends_leaves_nothing():
-    """Rejects forgetting it first: what was written lay on the full disk until the next start."""
+def test_a_shard_that_cannot_be_closed_leaves_nothing():
+    """Rejects forgetting the shard before it is closed: its file would stay on the full disk until the next start."""
     folder = Folder(_FullAtTheEnd(), "/out", "full:///out")
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((2, 2, 3), np.uint8)).save(buffer, "png")
-    sink = ShardSink(folder, "tar", {"format": "tar"}, None, 0, 1)
-    with folder.made():
-        sink.plan([Span(0, 0)])
+    sink = ShardSink(Tar(), Destination(folder))
+    with folder.created():
+        sink.missing([NumberRange(0, 0)])
         about = {"key": "000000", "seed": 0, "prompt": ""}
-        sink.add(Row(0, buffer.getvalue(), about), Span(0, 0), "000000", {})
+        sink.add(EncodedImage(0, buffer.getvalue(), about), NumberRange(0, 0))
         with pytest.raises(OSError, match="No space"):
             sink.close()
         sink.abandon()
-    assert folder._listed() == {}
+    assert folder._all_sizes() == {}
 
 
 def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_path, monkeypatch):
-    """As the hosts of a pod have them. Rejects process 0 as the only one that keeps: others compiled at every start."""
+    """As on the hosts of a pod. Rejects writing by process 0 only: the others would compile at every start."""
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     for number in range(2):
         shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
@@ -222,7 +223,7 @@ def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_pa
 
 
 class _Far(MemoryFileSystem):
-    """Each answer takes a while; `most` is how many were awaited at once. What is named `full` cannot be written."""
+    """Each answer takes a while. `most` counts the answers awaited at once. Files named `full` cannot be written."""
 
     cachable, protocol, store, pseudo_dirs, most, now, full, lock = (
         False,
@@ -248,8 +249,8 @@ class _Far(MemoryFileSystem):
 
 
 def test_pictures_at_an_address_are_written_at_the_same_time(model, capsys, monkeypatch):
-    """Rejects one after the other: 128 pictures of a bucket took a minute. One that fails ends the job in a sentence,
-    and the same command makes what is missing.
+    """Rejects one after the other: 128 pictures took a minute in a bucket. If one cannot be written, the job ends with
+    one sentence, and the same command makes what is missing.
     """
     fsspec.register_implementation("far", _Far, clobber=True)
     monkeypatch.setattr(_Far, "full", "000033")
@@ -262,13 +263,13 @@ def test_pictures_at_an_address_are_written_at_the_same_time(model, capsys, monk
     assert made(model, "far://out", "--seeds", "0-63") == 0
     folder = Folder.open("far://out")
     names = {f"{seed:06d}.{kind}" for seed in range(64) for kind in ("png", "json")}
-    assert folder.sizes().keys() == {*names, "sheet.png"} and folder._listed() == folder.sizes()
+    assert folder.sizes().keys() == {*names, "sheet.png"} and folder._all_sizes() == folder.sizes()
     assert "images are done already" in capsys.readouterr().err
 
 
-def test_a_manifest_of_edits_is_the_same_job_from_anywhere(model, tmp_path, monkeypatch, capsys):
-    """Rejects the path as a part of the job. A line that cannot be read leaves it incomplete, and none that can be, no
-    folder; a shard says of each edit what its line does.
+def test_a_list_of_edits_is_the_same_job_from_any_folder(model, tmp_path, monkeypatch, capsys):
+    """Rejects the path as a part of the job's identity. With an unreadable line the job stays incomplete. If no line is
+    readable, no folder is made. The index of a shard says of each edit what its line says.
     """
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "edits.jsonl").write_text('{"guide": "a.png", "strength": 0.3}\n{"guide": "a.png", "strength": 2.0}\n')
@@ -290,12 +291,10 @@ def test_a_manifest_of_edits_is_the_same_job_from_anywhere(model, tmp_path, monk
 
 
 def test_ctrl_c_on_process_0_lets_the_other_finish_its_shard(model, tmp_path):
-    """Rejects an end of process 0 before the other has left: jaxlib ends that with a stack trace, amid its shard."""
+    """Rejects an end of process 0 before the other has left: jaxlib would end that one within its shard."""
     shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--format", "tar", "--shard-size", 40]
     words = sample(model, tmp_path, "--seeds", "0-199999", *shared)
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job would hand on that it is ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell inherits that it is ignored
     pair = [started(*words, "--process-id", i) for i in range(2)]
     while not list(tmp_path.glob("*.tar")):
         assert all(process.poll() is None for process in pair), pair[0].communicate()

@@ -147,12 +147,12 @@ def test_what_is_under_way_comes_before_the_failure():
 def test_the_clock_counts_each_second_of_work_once():
     # Two programs that were given at once and end one after the other; then a pause, then a third.
     clock, start = DeviceClock(), time.perf_counter()
-    clock.through(start - 2.0)
-    clock.through(start - 1.5)
+    clock.finished(start - 2.0)
+    clock.finished(start - 1.5)
     time.sleep(0.2)
     third = time.perf_counter()
     time.sleep(0.1)
-    clock.through(third)
+    clock.finished(third)
     # Counting the overlap twice gives 3.6; counting the pause, 2.3.
     assert 2.09 < clock.busy < 2.2
     assert clock.since == start - 2.0

@@ -1,4 +1,4 @@
-"""Many images over devices and processes: the same ones, each once, whoever is killed, lost or late."""
+"""Many images over devices and processes: the same images, each once, even if processes are killed, lost or late."""
 
 import hashlib
 import io
@@ -35,12 +35,12 @@ def model(tmp_path_factory):
 
 
 def started(*words, devices=1, module="sdejax.commands.main"):
-    """A process of its own, as a person starts it."""
+    """A process, started as a person does it."""
     return on_fake_devices(devices, [sys.executable, "-m", module, *map(str, words)])
 
 
 def together(count, *words, devices=1):
-    """Processes of one run."""
+    """The processes of one run."""
     shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", count]
     return [started(*words, *shared, "--process-id", index, devices=devices) for index in range(count)]
 
@@ -50,7 +50,7 @@ def sample(model, out, *more):
 
 
 def images_in(out, complete=True):
-    """Key to pixels, of all shards; each key once, each as its index says, and the manifest lists them all."""
+    """The pixels of all images in shards, by key. Checks that keys are unique, and the indexes and the manifest."""
     found = {}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["complete"] == complete
@@ -83,7 +83,9 @@ def alone(model, tmp_path_factory):
 
 
 def test_the_images_are_the_same_on_any_devices_and_processes(model, alone, tmp_path):
-    """1 process on 1 device, 1 on 4, 2 on 2 each: bit for bit. Rejects noise by place, batch or process."""
+    """One process on 1 or 4 devices, or two processes on 2 each: bit for bit. Rejects noise that depends on the device,
+    the batch or the process.
+    """
     assert len(alone) == 40 and np.ptp(np.stack(list(alone.values())), axis=0).max() > 50
     how = ("--seeds", "0-39", "--format", "tar", "--shard-size", 6)
     four = started(*sample(model, tmp_path / "four", *how), devices=4)
@@ -110,8 +112,8 @@ def test_python_makes_the_images_of_the_command(model, alone):
         np.testing.assert_array_equal(found[key], image)
 
 
-def test_another_batch_is_the_same_to_a_hundred_thousandth_and_more_seeds_go_on(model, alone, tmp_path):
-    # The PNG's 8 bits round 1e-5 alike but at an edge; the seeds that are there are not made again, nor twice.
+def test_another_batch_agrees_to_1e_5_and_more_seeds_continue_a_job(model, alone, tmp_path):
+    # 1e-5 changes the 8 bits of a PNG only where it crosses a rounding edge. Seeds that are done are not made again.
     assert main(sample(model, tmp_path, "--seeds", "3-21", "--format", "tar", "--shard-size", 8)) == 0
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.tar")}
     assert len(before) == 3
@@ -124,8 +126,8 @@ def test_another_batch_is_the_same_to_a_hundred_thousandth_and_more_seeds_go_on(
         assert np.abs(found[key].astype(int) - image).max() <= 1
 
 
-def test_a_batch_that_is_given_stays_on_any_number_of_devices(model, tmp_path, capsys):
-    """Rejects a batch cut to the one image that each of four devices needs: other images in the last bits."""
+def test_a_given_batch_is_used_on_any_number_of_devices(model, tmp_path, capsys):
+    """Rejects a batch that is reduced to the one image that each of four devices needs: its last bits would differ."""
     words = ["--seeds", "0-2", "--cache", tmp_path / "programs", "--warmup", "--json"]
     assert main(sample(model, tmp_path / "out", *words)) == 0
     keep_programs("none")
@@ -142,9 +144,9 @@ def test_another_job_in_the_same_folder_is_refused(model, tmp_path, capsys):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
 
 
-def test_a_seed_that_comes_to_nothing_costs_no_other(model, tmp_path, capsys):
-    """A guidance so large that the float32 of some seeds overflow. Rejects a job that ends at the first of them, as no
-    rerun could ever get beyond it; but where the very first image is one, the model is at fault, and nothing is made.
+def test_a_seed_that_fails_costs_no_other_image(model, tmp_path, capsys):
+    """The guidance is so large that some seeds overflow float32. Rejects a job that ends at the first of them: no rerun
+    would get beyond it. But if the very first image fails, the model is at fault, and nothing is made.
     """
     sampler = sj.Sampler(steps=1, stochasticity=0.0)
     loaded, size = sj.load(model), {}
@@ -156,7 +158,7 @@ def test_a_seed_that_comes_to_nothing_costs_no_other(model, tmp_path, capsys):
     words += ["--guidance", scale, "--format", "tar", "--shard-size", 4, "--out", tmp_path / "out", "--seeds"]
     words = list(map(str, words))
     assert main([*words, str(order[0])]) == 0
-    for _ in range(2):  # a rerun goes on beyond those that fail again
+    for _ in range(2):  # a rerun continues beyond the seeds that fail again
         capsys.readouterr()
         assert main([*words, "0-11"]) == 2
         said = capsys.readouterr().err
@@ -171,13 +173,13 @@ def test_a_seed_that_comes_to_nothing_costs_no_other(model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1999", 2), ("png", "0-1199", 1)])
-def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds, count):
-    """kill -9 at random moments, a pair that writes tar and one that writes PNG, and the same command each time."""
+def test_killed_ten_times_no_image_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds, count):
+    """kill -9 at random moments, of two processes that write tar and of one that writes PNG; then the same command."""
     words = sample(model, tmp_path / "out", "--seeds", seeds, "--format", form, "--shard-size", 7)
     process = started("10", count, *words, module="tests.kill_run")
     out, said = process.communicate(timeout=400)
     assert process.returncode == 0, said
-    assert int(next(filter(str.isdigit, out.splitlines()))) >= 8  # the last may find everything done
+    assert int(next(filter(str.isdigit, out.splitlines()))) >= 8  # the last run may find everything done
     last = int(seeds.partition("-")[2])
     expected = {f"{seed:06d}" for seed in range(last + 1)}
     if form == "tar":
@@ -189,10 +191,10 @@ def test_killed_ten_times_nothing_is_lost_or_twice_or_damaged(model, tmp_path, f
             data = (tmp_path / "out" / f"{key}.png").read_bytes()
             assert record["png_sha256"] == hashlib.sha256(data).hexdigest()
         left = [path for path in (tmp_path / "out").iterdir() if path.stem not in {*expected, "sheet"}]
-    assert left == []  # the leftovers of the dead are swept
+    assert left == []  # the files that killed processes left are removed
 
 
-def test_one_that_is_lost_is_named_and_the_others_end_in_order(model, tmp_path):
+def test_a_lost_process_is_named_and_the_others_end_in_order(model, tmp_path):
     words = sample(model, tmp_path / "out", "--seeds", "0-199999", "--shard-size", 40, "--timeout", 10)
     pair = together(2, *words)
     while not list((tmp_path / "out").glob("*.tar")):
@@ -204,16 +206,16 @@ def test_one_that_is_lost_is_named_and_the_others_end_in_order(model, tmp_path):
     assert pair[0].returncode == 1, said
     assert "error: process 1 of 2 is gone; the same command makes what is missing" in said
     assert time.monotonic() - began < 60
-    assert len(list((tmp_path / "out").glob(".*"))) <= 1  # that of the killed process
+    assert len(list((tmp_path / "out").glob(".*"))) <= 1  # the unfinished file of the killed process
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["images"] > 0 and not manifest["complete"]
-    # Rejects a count with the images in the shard that the killed process had under way.
+    # Rejects a count that includes the images in the unfinished shard of the killed process.
     assert (
         f"{manifest['images']} images written" in out and len(images_in(tmp_path / "out", False)) == manifest["images"]
     )
 
 
-def test_devices_that_are_not_there_are_one_sentence(model, tmp_path):
+def test_missing_devices_are_one_sentence(model, tmp_path):
     words = sample(model, tmp_path / "out")
     run = subprocess.run(
         [sys.executable, "-m", "sdejax.commands.main", *words],
@@ -225,7 +227,7 @@ def test_devices_that_are_not_there_are_one_sentence(model, tmp_path):
     assert run.returncode == 2 and run.stderr.startswith("error: devices: ") and run.stderr.count("\n") == 1, run.stderr
 
 
-def test_one_that_never_comes_is_named(model, tmp_path):
+def test_a_process_that_never_comes_is_named(model, tmp_path):
     port = free_port()
     words = sample(model, tmp_path / "out", "--coordinator", f"127.0.0.1:{port}", "--processes", 3, "--timeout", 4)
     pair = [started(*words, "--process-id", index) for index in (0, 2)]
@@ -236,15 +238,15 @@ def test_one_that_never_comes_is_named(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-# Another process of the run that ends, or hangs, as soon as it has joined.
+# Another process of the run, which ends or hangs as soon as it has joined.
 JOINED = """
 import os, sys, time
-from sdejax.peers import Peers
-from sdejax.processes import Processes, start_processes
+from sdejax.runtime.peers import Peers
+from sdejax.runtime.distributed import Processes, start_processes
 start_processes(Processes("auto", sys.argv[1], 2, 1, 9), independent=True)
 if sys.argv[2] == "ends":
     os._exit(0)
-Peers(9).bring_up_devices()
+Peers(9).start_devices()
 time.sleep(600)
 """
 
@@ -252,8 +254,8 @@ time.sleep(600)
 @pytest.mark.parametrize(
     ("other", "told"), [("ends", "process 1 of 2 is gone"), ("hangs", "process 1 has made nothing for 4 seconds")]
 )
-def test_one_that_joined_and_does_nothing_is_named_within_the_limit(model, tmp_path, other, told):
-    """jax waits two minutes for the devices of one that has ended, and for ever for the answer of one that hangs."""
+def test_a_process_that_joins_and_does_nothing_is_named_within_the_limit(model, tmp_path, other, told):
+    """jax would wait two minutes for the devices of a process that has ended, and for ever for one that hangs."""
     where = f"127.0.0.1:{free_port()}"
     silent = on_fake_devices(1, [sys.executable, "-c", JOINED, where, other])
     words = ["--coordinator", where, "--processes", 2, "--process-id", 0, "--timeout", 4, "--format", "tar"]
@@ -268,7 +270,7 @@ def test_one_that_joined_and_does_nothing_is_named_within_the_limit(model, tmp_p
     assert "Traceback" not in said and seconds < 60.0
 
 
-def test_where_one_is_told_to_stop_all_end_in_order_and_say_which(model, tmp_path):
+def test_if_one_process_is_asked_to_stop_all_end_in_order_and_name_it(model, tmp_path):
     pair = together(2, *sample(model, tmp_path, "--seeds", "0-199999", "--shard-size", 40))
     while not list(tmp_path.glob("*.tar")):
         assert all(process.poll() is None for process in pair), pair[0].communicate()
@@ -284,7 +286,7 @@ def test_where_one_is_told_to_stop_all_end_in_order_and_say_which(model, tmp_pat
     assert {entry["images"] for entry in manifest["finished"]} == {40} and not manifest["complete"]
 
 
-def test_told_to_stop_it_finishes_its_shard(model, tmp_path):
+def test_a_process_that_is_asked_to_stop_finishes_its_shard(model, tmp_path):
     process = started(*sample(model, tmp_path, "--seeds", "0-199999", "--shard-size", 40))
     while not list(Path(tmp_path).glob("*.tar")):
         assert process.poll() is None, process.communicate()
@@ -300,7 +302,7 @@ def test_told_to_stop_it_finishes_its_shard(model, tmp_path):
 
 
 def manifest_of(folder, verb):
-    """Eleven edits of two pictures, the seventh (process 1's of two) of one that is not there yet."""
+    """Eleven edits of two pictures. The picture of the seventh, which is process 1's, does not exist yet."""
     for name in ("a", "b"):
         pixels = np.random.default_rng(ord(name)).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
@@ -316,11 +318,11 @@ def manifest_of(folder, verb):
 
 @pytest.mark.parametrize("verb", ["edit", "sync"])
 def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
-    """Bit for bit what one process makes, and each edit once; the process that misses a picture says so, in time it is
-    made. Rejects edits that are dealt by their place in a process, noise that depends on it, and a process that ends
-    with 2 before process 0 is through, which whoever started both might then end.
+    """Two processes make each edit once, bit for bit as one process does. The process that misses a picture says so,
+    and a later start makes the edit. Rejects noise that depends on the process, and a process that ends with exit code
+    2 before process 0 has finished: a launcher might then end both.
 
-    A later start compiles nothing: rejects masks that are checked on the devices, behind all that these have to do.
+    A later start compiles nothing. Rejects masks that are checked on the devices, after all that these have to do.
     """
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     words = [verb, model, "--manifest", manifest_of(tmp_path, verb), *WORDS]
@@ -329,7 +331,7 @@ def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
     pair = together(2, *words, "--out", tmp_path / "pair")
     assert pair[1].wait(timeout=200) == 2 and (tmp_path / "pair" / "sheet.png").exists()
     said = [process.communicate(timeout=200)[1] for process in pair]
-    assert pair[0].returncode == 2 and said[0].splitlines()[-2] == "1 failed", said  # of all processes
+    assert pair[0].returncode == 2 and said[0].splitlines()[-2] == "1 failed", said  # counted over all processes
     assert ["error: n6: " in text for text in said] == [False, True]
     expected = {path.name for path in (tmp_path / "alone").glob("n*.png")}
     assert len(expected) == 10 == len(list((tmp_path / "pair").glob("n*.png")))
@@ -346,9 +348,9 @@ def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
     assert all("ompiling" not in text for text in said), said
 
 
-def test_what_one_process_has_warmed_up_all_of_a_run_load(model, alone, tmp_path, monkeypatch):
-    """Also the second, whose devices have other numbers; jax's own cache would serve the first alone. None compiles
-    anything: rejects a conversion of seeds by jax, or a look at XLA's options, 25 ms each.
+def test_all_processes_load_the_programs_that_one_has_compiled(model, alone, tmp_path, monkeypatch):
+    """Also the second process, whose devices have other numbers: jax's own cache would serve only the first. No process
+    compiles anything. Rejects a conversion of seeds by jax, or a trial of XLA's options, which take 25 ms each.
     """
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
     words = [*WORDS, "--cache", tmp_path / "cache", "--json"]
@@ -375,13 +377,13 @@ def test_what_one_process_has_warmed_up_all_of_a_run_load(model, alone, tmp_path
         (["--coordinator", "here", "--processes", "2", "--process-id", "0"], "--coordinator='here', --processes=2"),
     ],
 )
-def test_what_is_not_enough_to_find_each_other_is_told(model, tmp_path, capsys, words, told):
+def test_options_that_do_not_suffice_are_named(model, tmp_path, capsys, words, told):
     assert main([*sample(model, tmp_path / "out"), *words]) == 2
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
-def test_edits_in_shards_leave_out_what_failed_and_make_it_later(model, tmp_path, capsys):
+def test_a_failed_edit_is_left_out_of_its_shard_and_made_later(model, tmp_path, capsys):
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     lines = [{"guide": "a.png", "seed": seed, "name": f"edit.{seed}"} for seed in range(5)]
     lines[2]["guide"] = "later.png"

@@ -1,4 +1,4 @@
-"""Shards: what other programs read in them, and what is left of them when something goes wrong."""
+"""Shards: other programs can read them, and what goes wrong leaves no damaged one."""
 
 import errno
 import hashlib
@@ -12,36 +12,32 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from sdejax.jobs.ranges import Span, blocks
-from sdejax.jobs.shards import (
-    MANIFEST,
-    Row,
-    Shard,
-    finished,
-    read_manifest,
-    remove_unfinished,
-    spans_in,
-    write_manifest,
-)
-from sdejax.jobs.sinks import ShardSink
+from sdejax.jobs.manifest import MANIFEST, read_manifest, write_manifest
+from sdejax.jobs.parquet import Parquet
+from sdejax.jobs.ranges import NumberRange, blocks
+from sdejax.jobs.shard_sink import ShardSink
+from sdejax.jobs.shards import Shard, finished, numbers_in, remove_unfinished
+from sdejax.jobs.sinks import Destination, EncodedImage
+from sdejax.jobs.tar import Tar
 from sdejax.media.images import png_bytes
 from sdejax.runtime.storage import Folder
 from sdejax.training.data.sources import open_images
 
+TAR, PARQUET = Tar(), Parquet()
 PICTURES = np.random.default_rng(0).integers(0, 256, (6, 4, 4, 3), dtype=np.uint8)
 
 
-def rows(span, prompt="red heart", name=lambda number: f"{number:06d}"):
+def images_of(numbers, prompt="red heart", name=lambda number: f"{number:06d}"):
     return [
-        Row(n, png_bytes(Image.fromarray(PICTURES[n % 6])), {"key": name(n), "seed": n, "prompt": prompt})
-        for n in span.numbers
+        EncodedImage(n, png_bytes(Image.fromarray(PICTURES[n % 6])), {"key": name(n), "seed": n, "prompt": prompt})
+        for n in numbers.numbers
     ]
 
 
-def write(folder, span, kind="tar", **how):
-    shard = Shard(folder, span, kind)
-    for row in rows(span, **how):
-        shard.add(row)
+def write(folder, numbers, kind=TAR, **how):
+    shard = Shard(folder, numbers, kind)
+    for image in images_of(numbers, **how):
+        shard.add(image)
     return shard.close()
 
 
@@ -50,11 +46,11 @@ def folder(tmp_path):
     return Folder.open(str(tmp_path / "out"))
 
 
-@pytest.mark.parametrize("kind", ["tar", "parquet"])
+@pytest.mark.parametrize("kind", [TAR, PARQUET], ids=["tar", "parquet"])
 def test_our_own_training_reads_the_images_and_captions(folder, tmp_path, kind):
-    with folder.made():
-        for span in (Span(0, 2), Span(3, 5)):
-            write(folder, span, kind, prompt="a red heart")
+    with folder.created():
+        for numbers in (NumberRange(0, 2), NumberRange(3, 5)):
+            write(folder, numbers, kind, prompt="a red heart")
     images = open_images(tmp_path / "out", captioned=True, cache=tmp_path / "cache")
     assert list(images.captions) == ["a red heart"] * 6
     for i in range(6):
@@ -63,9 +59,9 @@ def test_our_own_training_reads_the_images_and_captions(folder, tmp_path, kind):
 
 
 def test_a_tar_is_as_webdataset_reads_it(folder):
-    # A sample is what has the same name up to the first dot, file after file; so a dot in a name must not be one.
-    with folder.made():
-        write(folder, Span(0, 2), name=lambda number: f"a.b{number}%")
+    # WebDataset groups adjacent files whose names agree up to the first dot, so a dot in a key must be escaped.
+    with folder.created():
+        write(folder, NumberRange(0, 2), name=lambda number: f"a.b{number}%")
     samples = {}
     with tarfile.open(fileobj=io.BytesIO(folder.read("0000000000-0000000002.tar"))) as tar:
         for member in tar:
@@ -79,16 +75,16 @@ def test_a_tar_is_as_webdataset_reads_it(folder):
         np.testing.assert_array_equal(Image.open(io.BytesIO(sample["png"])), PICTURES[number])
 
 
-def test_the_index_and_the_manifest_tell_what_is_there(folder):
-    with folder.made():
-        entry = write(folder, Span(3, 5))
-        write(folder, Span(0, 2), "parquet")
+def test_the_index_and_the_manifest_list_the_images(folder):
+    with folder.created():
+        entry = write(folder, NumberRange(3, 5))
+        write(folder, NumberRange(0, 2), PARQUET)
         write_manifest(folder, {"format": "tar"}, False, finished(folder))
     data = folder.read("0000000003-0000000005.tar")
     assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
     index = json.loads(folder.read("0000000003-0000000005.json"))["index"]
-    for row, line in zip(rows(Span(3, 5)), index, strict=True):
-        assert line == {**row.about, "sha256": hashlib.sha256(row.png).hexdigest()}
+    for image, line in zip(images_of(NumberRange(3, 5)), index, strict=True):
+        assert line == {**image.about, "sha256": hashlib.sha256(image.png).hexdigest()}
     manifest = read_manifest(folder)
     assert [shard["file"].partition(".")[0] for shard in manifest["finished"]] == [
         "0000000000-0000000002",
@@ -99,9 +95,9 @@ def test_the_index_and_the_manifest_tell_what_is_there(folder):
     assert read_manifest(folder)["complete"]
 
 
-def test_what_is_not_whole_is_not_finished(folder, tmp_path):
-    with folder.made():
-        shards = [write(folder, Span(2 * i, 2 * i + 1)) for i in range(5)]
+def test_a_damaged_shard_is_not_finished(folder, tmp_path):
+    with folder.created():
+        shards = [write(folder, NumberRange(2 * i, 2 * i + 1)) for i in range(5)]
         write_manifest(folder, {"format": "tar"}, True, finished(folder))
     out = tmp_path / "out"
     cut = out / shards[1]["file"]
@@ -109,38 +105,38 @@ def test_what_is_not_whole_is_not_finished(folder, tmp_path):
     (out / shards[2]["file"]).unlink()
     (out / "0000000006-0000000007.json").write_text("{")
     (out / MANIFEST).unlink()
-    assert spans_in(finished(folder)) == [Span(0, 1), Span(8, 9)]
-    # With a manifest indexes are not read, lengths are looked at all the same.
-    assert spans_in(finished(folder, shards)) == [Span(0, 1), Span(6, 9)]
-    # What will be written anew stays until then; what would lie beside it goes.
-    remove_unfinished(folder, finished(folder), [Span(2, 3), Span(4, 7)])
+    assert numbers_in(finished(folder)) == [NumberRange(0, 1), NumberRange(8, 9)]
+    # With a manifest the indexes are not read, but the lengths are compared all the same.
+    assert numbers_in(finished(folder, shards)) == [NumberRange(0, 1), NumberRange(6, 9)]
+    # Files that will be overwritten stay until then. Others would remain beside the new ones, and are removed.
+    remove_unfinished(folder, finished(folder), [NumberRange(2, 3), NumberRange(4, 7)])
     names = {name.partition(".")[0] for name in folder.sizes()}
     assert names == {f"{a:010d}-{a + 1:010d}" for a in (0, 2, 8)}
 
 
-def test_a_missing_image_is_not_taken_for_done(folder):
-    with folder.made():
-        shard = Shard(folder, Span(0, 4), "tar")
-        for row in (rows(Span(0, 4))[i] for i in (0, 1, 3)):
-            shard.add(row)
+def test_a_missing_image_does_not_count_as_done(folder):
+    with folder.created():
+        shard = Shard(folder, NumberRange(0, 4), TAR)
+        for image in (images_of(NumberRange(0, 4))[i] for i in (0, 1, 3)):
+            shard.add(image)
         assert shard.close()["missing"] == [2, 4]
-    assert spans_in(finished(folder)) == [Span(0, 1), Span(3, 3)]
-    write(folder, Span(2, 2))  # what is missing there may be here
-    assert spans_in(finished(folder)) == [Span(0, 3)]
+    assert numbers_in(finished(folder)) == [NumberRange(0, 1), NumberRange(3, 3)]
+    write(folder, NumberRange(2, 2))  # another shard may have the missing image
+    assert numbers_in(finished(folder)) == [NumberRange(0, 3)]
 
 
-@pytest.mark.parametrize("kind", ["tar", "parquet"])
+@pytest.mark.parametrize("kind", [TAR, PARQUET], ids=["tar", "parquet"])
 def test_an_abandoned_shard_leaves_nothing(folder, tmp_path, kind):
-    with folder.made():
-        shard = Shard(folder, Span(0, 5), kind)
-        shard.add(rows(Span(0, 0))[0])
+    with folder.created():
+        shard = Shard(folder, NumberRange(0, 5), kind)
+        shard.add(images_of(NumberRange(0, 0))[0])
         shard.abandon()
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_of_two_that_write_the_same_file_the_last_to_finish_has_its_way(folder):
-    # One hidden name for both would mix their bytes, and the last to finish would find it gone.
-    with folder.made():
+def test_if_two_write_the_same_file_the_last_to_finish_replaces_the_other(folder):
+    # Rejects one hidden name for both: their bytes would mix, and the last to finish would not find the file.
+    with folder.created():
         with folder.writing("a") as first:
             first.write(b"a longer text")
             with folder.writing("a") as second:
@@ -150,21 +146,21 @@ def test_of_two_that_write_the_same_file_the_last_to_finish_has_its_way(folder):
         assert folder.sizes() == {"a": 13}
 
 
-def test_what_was_never_finished_is_swept_and_nothing_else(folder, tmp_path):
+def test_unfinished_files_are_removed_and_no_others(folder, tmp_path):
     others = {".hidden", ".somebodys.part", "a.part", "a.tar"}
-    with folder.made():
+    with folder.created():
         for name in others:
             (tmp_path / "out" / name).touch()
         writing = folder.writing("b.tar")
         writing.__enter__().write(b"half")
-        folder.sweep()
-        with pytest.raises(OSError, match=r"b\.tar was taken away half-written, as another run"):
+        folder.remove_unfinished()
+        with pytest.raises(OSError, match=r"^b\.tar: "):
             writing.__exit__(None, None, None)
     assert {path.name for path in (tmp_path / "out").iterdir()} == others
 
 
 class _FullDisk(MemoryFileSystem):
-    """A disk with room for so many bytes."""
+    """A disk that has room for `room` bytes."""
 
     protocol, room = "full", 20_000
 
@@ -183,29 +179,30 @@ class _FullDisk(MemoryFileSystem):
         return file
 
 
-def test_a_full_disk_keeps_what_is_whole():
+def test_a_full_disk_keeps_finished_shards():
     fsspec.register_implementation("full", _FullDisk, clobber=True)
     folder = Folder.open("full://out")
-    with folder.made():
-        write(folder, Span(0, 1))
+    with folder.created():
+        write(folder, NumberRange(0, 1))
         with pytest.raises(OSError, match="No space left"):
-            write(folder, Span(2, 3))
-    assert spans_in(finished(folder)) == [Span(0, 1)]
+            write(folder, NumberRange(2, 3))
+    assert numbers_in(finished(folder)) == [NumberRange(0, 1)]
     assert sorted(folder.sizes()) == ["0000000000-0000000001.json", "0000000000-0000000001.tar"]
 
 
 @pytest.mark.parametrize("processes", [2, 3, 32, 64])
 @pytest.mark.parametrize("images", [1000, 50_000])
 def test_no_process_has_much_more_to_do_than_another(processes, images):
-    """A tenth more than the mean at most. Rejects shards of 1,000 each: of 50,000 images 14 of 64 had none."""
-    size = ShardSink(Folder.open("memory://none"), "tar", {}, None, 0, processes).block(32, images)
-    shards = list(blocks([Span(0, images - 1)], size))
-    assert size <= 1000 and sum(span.size for span in shards) == images
-    assert max(sum(span.size for span in shards[i::processes]) for i in range(processes)) < 1.1 * images / processes
+    """At most a tenth more than the mean. Rejects shards of 1,000: of 50,000 images 14 of 64 processes had none."""
+    size = ShardSink(TAR, Destination(Folder.open("memory://none"), count=processes)).block_size(32, images)
+    shards = list(blocks([NumberRange(0, images - 1)], size))
+    assert size <= 1000 and sum(one.size for one in shards) == images
+    assert max(sum(one.size for one in shards[i::processes]) for i in range(processes)) < 1.1 * images / processes
 
 
-def test_a_shard_has_as_many_images_as_is_asked_and_else_a_thousand():
+def test_a_shard_has_the_size_that_is_asked_or_a_thousand():
     def size(asked, processes, images):
-        return ShardSink(Folder.open("memory://none"), "tar", {}, asked, 0, processes).block(32, images)
+        destination = Destination(Folder.open("memory://none"), shard_size=asked, count=processes)
+        return ShardSink(TAR, destination).block_size(32, images)
 
     assert [size(7, 64, 50_000), size(None, 1, 1500), size(None, 64, 50_000_000)] == [7, 1000, 1000]

@@ -73,7 +73,7 @@ def test_a_derivative_by_the_image_alone_does_no_work_for_the_kernel():
 # Few pixels and many channels, as at the lowest resolution.
 SUMS = """
 import hashlib, jax, numpy as np
-from sdejax.compiling import jit
+from sdejax.runtime.jit import jit
 draw = lambda *shape: np.random.default_rng(0).standard_normal(shape, np.float32)
 numbers = ("NHWC", "HWIO", "NHWC")
 conv = jit(lambda x, kernel: jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=numbers))

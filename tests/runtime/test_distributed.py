@@ -1,4 +1,4 @@
-"""When processes look for each other, and that none waits for ever."""
+"""Processes look for each other only if there are several, and none waits for ever."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from sdejax.runtime.distributed import Processes, start_processes
 
 @pytest.fixture
 def started(monkeypatch):
-    """The arguments that `jax.distributed.initialize` was called with, in an environment that says nothing."""
+    """The arguments that `jax.distributed.initialize` was called with, in an environment without other processes."""
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *words, **_: calls.append(words))
     for name in list(os.environ):
@@ -25,7 +25,7 @@ def started(monkeypatch):
     return calls
 
 
-ASK = (None, None, None)  # jax finds out by itself
+ASK = (None, None, None)  # jax finds the processes by itself
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ ASK = (None, None, None)  # jax finds out by itself
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_the_environment_says_whether_there_are_others(started, monkeypatch, environment, expected):
+def test_the_environment_says_whether_there_are_other_processes(started, monkeypatch, environment, expected):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     start_processes(Processes())
@@ -57,8 +57,8 @@ def test_the_environment_says_whether_there_are_others(started, monkeypatch, env
     ("platforms", "environment", "expected"),
     [
         ("tpu,cpu", {}, [ASK]),
-        ("cpu", {}, []),  # a person who computes on the host of a TPU
-        ("tpu", {"TPU_SKIP_MDS_QUERY": "1"}, []),  # no chips, or nobody to ask
+        ("cpu", {}, []),  # a person who computes on the CPU of a TPU host
+        ("tpu", {"TPU_SKIP_MDS_QUERY": "1"}, []),  # no chips, or no metadata server
         ("tpu,cpu", {"TPU_WORKER_HOSTNAMES": "t0"}, []),  # one host of GKE
     ],
 )
@@ -78,8 +78,8 @@ def test_the_host_of_a_tpu_asks_for_others(started, monkeypatch, platforms, envi
     ("present", "environment", "expected"),
     [
         (True, {"JOB_COMPLETION_INDEX": "0"}, [ASK]),
-        (False, {"JOB_COMPLETION_INDEX": "0"}, []),  # jax could ask nobody
-        (True, {}, []),  # some pod, of no Job or of one that is not indexed
+        (False, {"JOB_COMPLETION_INDEX": "0"}, []),  # jax could not ask Kubernetes
+        (True, {}, []),  # a pod without a Job, or of a Job that is not indexed
         (True, {"JOB_COMPLETION_INDEX": "0", "TPU_WORKER_HOSTNAMES": "t0"}, []),  # one host with TPUs
         (
             True,
@@ -120,15 +120,15 @@ def test_options_come_before_the_environment(started, monkeypatch):
     ],
     ids=str,
 )
-def test_half_of_what_is_needed_is_named(started, told):
-    with pytest.raises(ValueError, match="must be host:port, how many processes there are, and which this is, from 0"):
+def test_incomplete_options_are_named(started, told):
+    with pytest.raises(ValueError, match="must be host:port"):
         start_processes(Processes(**told))
     assert started == []
 
 
 WAIT = """
 import time, jax
-from sdejax.processes import time_limit
+from sdejax.runtime.distributed import time_limit
 jax.process_count = lambda: 2  # as it would be beside another process
 with time_limit({limit}, "a barrier"):
     time.sleep({wait})
@@ -146,7 +146,7 @@ def test_a_wait_ends_in_a_sentence():
     assert time.monotonic() - began < 30
 
 
-def test_a_wait_that_ended_in_time_has_no_limit_any_more():
-    # Rejects a timer that goes on running behind the body.
+def test_the_limit_ends_with_the_wait():
+    # Rejects a timer that runs on after the body.
     command = [sys.executable, "-c", WAIT.format(limit=1, wait=0)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "went on\n"

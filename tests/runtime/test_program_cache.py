@@ -1,40 +1,30 @@
-"""Compiled programs from a folder: the bits of those compiled here, never those of another job, no harm by damage."""
+"""Programs from a folder give the bits of newly compiled ones. None serves another job, and damage does no harm."""
 
 import errno
 import hashlib
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 import sdejax as sj
 from sdejax.commands.main import main
 from sdejax.model.snapshot import save
+from sdejax.runtime import jax_private
 from sdejax.runtime import program_cache as programs
-from sdejax.runtime.program_cache import keep_programs, kept_programs
+from sdejax.runtime.program_cache import kept_programs
 from sdejax.runtime.storage import Folder
+from tests.runtime.programs import draw, files, opened
 from tests.tiny import tiny_model
-
-SDE = sj.VPSDE()
-SAMPLER = sj.Sampler(steps=2, stochasticity=0.0)  # an ODE: a Brownian path takes twice as long to compile
-KEYS = sj.keys(range(8))  # here, lest their own program be counted
-
-
-@pytest.fixture
-def cache(tmp_path):
-    """A cache of this test alone. jax forgets too: a program that it had from its own cache could not be written."""
-    jax.clear_caches()
-    yield tmp_path / "cache"
-    keep_programs("none")
 
 
 @pytest.fixture(scope="module")
@@ -44,29 +34,9 @@ def snapshot(tmp_path_factory):
     return str(path)
 
 
-def draw(devices=None, mean=0.3, sampler=SAMPLER, batch=2, std=0.5):
-    mesh = sj.image_mesh(devices or jax.devices()[:1])
-    keys = sj.spread(KEYS[: batch * mesh.size], mesh)
-    own = jax.device_put((mean, std), NamedSharding(mesh, P()))
-    return np.asarray(sj.sample(sj.GaussianDenoiser(SDE, *own), SDE, keys, (3,), sampler=sampler))
-
-
-def opened(cache, job=""):
-    """The programs as another process finds them, which has compiled nothing yet."""
-    jax.clear_caches()
-    keep_programs(str(cache), job)
-    found = kept_programs()
-    assert found is not None
-    return found
-
-
-def files(cache):
-    return sorted(cache.glob("*/*.program"))
-
-
 @pytest.mark.parametrize("count", [1, 2])
-def test_a_program_from_the_folder_gives_the_same_bits_on_devices_of_other_numbers(cache, count):
-    """Rejects what has other numbers or places, and devices written by number: a pod's processes have their own."""
+def test_a_program_from_the_folder_gives_the_same_bits_on_devices_with_other_numbers(cache, count):
+    """Rejects programs that are bound to the numbers of their devices: those of a pod's processes differ."""
     sampler = sj.Sampler(steps=2)
     expected = draw(jax.devices()[:count], sampler=sampler)
     first = opened(cache)
@@ -78,7 +48,7 @@ def test_a_program_from_the_folder_gives_the_same_bits_on_devices_of_other_numbe
     assert (second.compiled, second.loaded) == (0, 2)
 
 
-def test_what_differs_in_numbers_shares_a_program_and_what_differs_in_the_program_does_not(cache):
+def test_other_values_share_a_program_and_other_shapes_and_constants_do_not(cache):
     found = opened(cache)
     first = draw()
     other = draw(mean=-0.2)
@@ -91,8 +61,8 @@ def test_what_differs_in_numbers_shares_a_program_and_what_differs_in_the_progra
     assert (found.compiled, found.loaded, len(files(cache))) == (6, 0, 6)
 
 
-def test_what_no_other_process_can_name_is_not_kept(cache):
-    """A function within a function: its name does not tell what it does."""
+def test_a_program_without_a_lasting_name_is_not_kept(cache):
+    """A function within a function: its name does not determine what it does."""
 
     def halves(sde, start, steps):
         return start * 0.5 ** np.arange(steps, dtype=np.float32)
@@ -116,7 +86,7 @@ def signed(data):
     ],
     ids=["cut", "no pickle", "no executable"],
 )
-def test_a_damaged_program_is_compiled_anew(cache, damage):
+def test_a_damaged_program_is_compiled_again(cache, damage):
     opened(cache)
     expected = draw()
     (file,) = files(cache)
@@ -130,17 +100,17 @@ def test_a_damaged_program_is_compiled_anew(cache, damage):
 
 
 def draw_without_files(cache, job):
-    """Draw with what was loaded ahead alone; how many programs that were."""
+    """The images when all files are removed after prefetching, and how many programs were prefetched."""
     found = opened(cache, job)
-    for _, coming in found._ahead._coming.values():
-        coming.exception()
+    for _, loading in found._prefetch._loading.values():
+        loading.exception()
     for file in files(cache):
         file.unlink()
     images = draw()
     return images, found.loaded
 
 
-def test_what_a_job_had_last_time_is_loaded_ahead(cache):
+def test_the_programs_that_a_job_used_last_time_are_prefetched(cache):
     opened(cache, "mine")
     draw(batch=3)
     expected = draw()
@@ -149,7 +119,7 @@ def test_what_a_job_had_last_time_is_loaded_ahead(cache):
     assert loaded == 1
 
 
-def test_what_another_job_had_is_not(cache):
+def test_the_programs_of_another_job_are_not_prefetched(cache):
     opened(cache, "mine")
     expected = draw()
     images, loaded = draw_without_files(cache, "another")
@@ -186,8 +156,8 @@ def note(*programs):
         "no program",
     ],
 )
-def test_a_wrong_note_of_what_a_job_had_costs_no_program_and_is_mended(cache, told):
-    """Rejects a program that runs on other devices than its arguments are on, and a failure that ends the job."""
+def test_a_wrong_note_of_the_programs_of_a_job_is_harmless_and_corrected(cache, told):
+    """Rejects a program on other devices than its arguments, and an exception that ends the job."""
     opened(cache, "mine")
     expected = draw()
     (file,) = files(cache)
@@ -215,11 +185,11 @@ def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, t
 
 
 def test_a_second_start_with_a_solver_of_diffrax_compiles_nothing(snapshot, cache, tmp_path):
-    """Rejects a check within the program that calls Python: no such program can be written."""
+    """Rejects checks within the program that call Python: such a program cannot be written."""
     words = [sys.executable, "-m", "sdejax.commands.main", "sample", snapshot, "--batch", "1", "--cache", str(cache)]
-    words += ["--solver", "shark", "--tolerance", "0.5"]  # adaptive, with a Levy area: all that diffrax checks
+    words += ["--solver", "shark", "--tolerance", "0.5"]  # adaptive, with a Levy area: diffrax checks all of it
     logged = {**os.environ, "JAX_LOG_COMPILES": "1"}
-    logged.pop("EQX_ON_ERROR", None)  # a command within this process has set it
+    logged.pop("EQX_ON_ERROR", None)  # a command in this process has set it
 
     def sampled(out):
         run = subprocess.run([*words, "--out", str(out)], env=logged, check=False, capture_output=True, text=True)
@@ -232,38 +202,16 @@ def test_a_second_start_with_a_solver_of_diffrax_compiles_nothing(snapshot, cach
     assert "ompiling" not in said and pictures and again == pictures, said
 
 
-@pytest.fixture
-def all_in_jaxs_cache():
-    """jax's cache with the quickest programs too."""
-    name = "jax_persistent_cache_min_compile_time_secs"
-    before = jax.config.values[name]
-    jax.config.update(name, 0.0)
-    yield
-    jax.config.update(name, before)
-
-
-def test_with_a_jax_that_cannot_write_programs_they_are_compiled_each_time(cache, monkeypatch, capsys):
-    """What is used of jax is not all public: its absence must cost time alone, and a warning."""
-    expected = draw()
-    monkeypatch.setitem(sys.modules, "sdejax.runtime.executables", None)
-    for _ in range(2):
-        found = opened(cache)
-        np.testing.assert_array_equal(draw(), expected)
-        assert (found.compiled, found.loaded, files(cache)) == (1, 0, [])
-        said = capsys.readouterr().err
-        assert said.startswith("warning: sample-") and "cannot be kept" in said and said.count("\n") == 1
-
-
-def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs_cache):
-    """The CPU's backend leaves out functions of what it has loaded; such a program would stop when it is run."""
+def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, jax_caches_all):
+    """Rejects writing a program that the CPU's backend has loaded: it leaves out functions, and would fail when run."""
     opened(cache)
     expected = draw()
     for file in files(cache):
         file.unlink()
-    hits = programs._hits
+    hits = jax_private._events[jax_private._HIT]
     again = opened(cache)
     draw()
-    assert again.compiled == 1 and programs._hits > hits
+    assert again.compiled == 1 and jax_private._events[jax_private._HIT] > hits
     last = opened(cache)
     np.testing.assert_array_equal(draw(), expected)
     assert last.loaded == 1
@@ -271,7 +219,7 @@ def test_a_program_that_came_from_jaxs_cache_is_written_whole(cache, all_in_jaxs
 
 def test_other_flags_sources_and_settings_have_other_folders(cache, monkeypatch):
     found = {opened(cache).folder.path}
-    jax.config.update("jax_cuda_visible_devices", "1")  # as jax.distributed does where each process has one GPU
+    jax.config.update("jax_cuda_visible_devices", "1")  # as jax.distributed does if each process has one GPU
     found.add(opened(cache).folder.path)
     jax.config.update("jax_cuda_visible_devices", "all")
     assert len(found) == 1
@@ -289,7 +237,39 @@ def test_other_flags_sources_and_settings_have_other_folders(cache, monkeypatch)
     assert about["sdejax"] == "other" and about["jax"] == jax.__version__
 
 
-def test_a_month_without_use_ends_the_programs_of_an_environment_and_nothing_else(cache, monkeypatch):
+@pytest.mark.parametrize("file", ["solvers/solve.py", "runtime/jit.py", "__init__.py"])
+def test_the_key_covers_the_whole_library(tmp_path, file):
+    """Rejects a hash of one folder only: old programs would run after a change of a solver."""
+    library = tmp_path / "sdejax"
+    shutil.copytree(Path(sj.__file__).parent, library, ignore=shutil.ignore_patterns("__pycache__"))
+    before = programs.hash_of_sources(library)
+    assert before == programs._sources() == programs.environment()["sdejax"]
+    (library / "__init__.pyi").write_text("")  # never run, so it is no part of a program
+    assert programs.hash_of_sources(library) == before
+    changed = library / file
+    changed.write_text(changed.read_text() + "\n")
+    assert programs.hash_of_sources(library) != before
+
+
+def test_the_key_covers_names_of_files(tmp_path):
+    """Rejects a hash of the contents only: if a file moves, another file may import something else."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.py").write_text("X = 1")
+    before = programs.hash_of_sources(tmp_path)
+    (tmp_path / "a" / "x.py").rename(tmp_path / "a" / "y.py")
+    assert programs.hash_of_sources(tmp_path) != before
+
+
+def test_variants_of_a_function_have_programs_of_their_own(cache):
+    """Two sets of compiler options are such variants."""
+    found, x = opened(cache), np.float32(2.0)
+    twice, thrice = jax.jit(lambda x: 2.0 * x), jax.jit(lambda x: 3.0 * x)
+    for variant, plain in [("", twice), ("other", thrice), ("", twice)]:
+        assert found.call(draw, plain.lower, (), (x,), {}, variant) == plain(x)
+    assert (found.compiled, len(files(cache))) == (2, 2)
+
+
+def test_only_programs_that_were_not_used_for_a_month_are_deleted(cache, monkeypatch):
     opened(cache)
     old = time.time() - 31 * 24 * 3600
     mine = cache / "photographs"
@@ -324,9 +304,7 @@ def test_a_full_disk_costs_a_warning(cache, monkeypatch, capsys):
     assert said.count("warning: cache=") == 1 and "No space left on device" in said
 
 
-def test_a_cache_that_cannot_be_written_is_told_and_a_home_that_cannot_is_done_without(
-    snapshot, tmp_path, monkeypatch, capsys
-):
+def test_a_given_cache_must_be_writable_and_the_default_need_not_be(snapshot, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     words = ["sample", snapshot, "--steps", "1", "--out", str(tmp_path / "out")]
     assert main([*words, "--cache", str(tmp_path / "file" / "cache")]) == 2
@@ -362,7 +340,7 @@ def test_an_edits_warmup_runs_each_program_once_and_makes_nothing(snapshot, cach
     [
         (["--shape", "16x16x3"], "--shape=16x16x3: must be that of the snapshot's images, 8x8x3"),
         (["--shape", "big"], "--shape='big': must be height, width and channels, such as 32x32x3"),
-        (["--cache", "none"], "--warmup, --cache='none': there is no folder to keep programs in"),
+        (["--cache", "none"], "--warmup, --cache='none': "),
         (["--batch", "0"], "--batch=0: must be at least 1"),
         (["--cache", "nothing://x"], "cache='nothing://x"),
     ],

@@ -108,7 +108,7 @@ def test_what_is_no_number_of_processes_is_refused(words):
 
 JOIN = """
 import jax
-from sdejax.processes import Processes, start_processes
+from sdejax.runtime.distributed import Processes, start_processes
 start_processes(Processes())
 print(jax.process_index(), jax.process_count(), jax.device_count())
 """
