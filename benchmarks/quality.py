@@ -28,6 +28,7 @@ from pathlib import Path
 import diffrax
 import jax
 import numpy as np
+from jax.typing import ArrayLike
 
 import sdejax as sj
 from sdejax.denoiser.protocol import Denoiser
@@ -83,7 +84,7 @@ class _Counted:
     denoiser: Denoiser
     count: Callable[[], None] = dataclasses.field(metadata={"static": True})
 
-    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, t: ArrayLike, x: jax.Array) -> jax.Array:
         jax.debug.callback(self.count)
         return self.denoiser(t, x)
 

@@ -57,7 +57,7 @@ def paste_crown(face: Image.Image, crown: Image.Image) -> tuple[Image.Image, Ima
     """A crown cut out and pasted on a head, and the mask of everything above the eyes."""
     composite, mask = face.copy(), Image.new("L", face.size, 0)
     small = crown.resize((22, 22), Image.Resampling.LANCZOS)
-    ink = small.convert("L").point(lambda value: 255 if value < 235 else 0)
+    ink = Image.fromarray(np.where(np.asarray(small.convert("L")) < 235, np.uint8(255), np.uint8(0)))
     composite.paste(small, (5, -6), ink)
     ImageDraw.Draw(mask).rectangle((0, 0, 31, 13), fill=255)
     return composite, mask
@@ -103,7 +103,7 @@ def main(out: Path) -> None:
     keys = sj.keys(range(4))
 
     def edit(guide: Image.Image, prompt: str, strength: float, mask: np.ndarray) -> list[Image.Image]:
-        given = batch(guide.resize(model.shape[1::-1], Image.Resampling.BOX))
+        given = batch(guide.resize((model.shape[1], model.shape[0]), Image.Resampling.BOX))
         denoiser = model.denoiser(prompt)
         edited = sj.sdedit(denoiser, model.sde, given, keys, strength=strength, mask=mask, sampler=sampler)
         return [to_image(image) for image in np.asarray(edited)]

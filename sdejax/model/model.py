@@ -50,7 +50,7 @@ class NetworkDenoiser:
     parametrisation: Parametrisation = dataclasses.field(metadata=STATIC)
     condition: Any = None
 
-    def __call__(self, t: jax.Array, x: jax.Array) -> jax.Array:
+    def __call__(self, t: ArrayLike, x: jax.Array) -> jax.Array:
         """t () or (b,), x (b, *shape) -> E[x0 | x_t = x]."""
         times = jnp.asarray(t, x.dtype)
         condition = _for_each_image(self.condition, x.shape[0])

@@ -10,7 +10,7 @@ Eigen splits long sums into as many parts as XLA has threads. Other platforms ne
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import jax
 from jax.core import Tracer
@@ -18,7 +18,8 @@ from jax.core import Tracer
 from sdejax.batch_invariance import is_batch_invariant
 from sdejax.runtime.sharding import mesh_of, over_images
 
-F = TypeVar("F", bound=Callable[..., Any])
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
 T = TypeVar("T")
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 _FAST = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
@@ -44,6 +45,22 @@ class ProgramStore(Protocol):
 
     def remembered(self, name: str, told: str, make: Callable[[], T]) -> T:
         """make(), or its result at an earlier start. The text `told` and the environment must determine the result."""
+        ...
+
+
+class Jitted(Protocol[P, R]):
+    """A function as `jit` returns it."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The function's result, by its compiled program."""
+        ...
+
+    def lower(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
+        """The whole program, before it is compiled."""
+        ...
+
+    def lower_plain(self, *args: P.args, **kwargs: P.kwargs) -> jax.stages.Lowered:
+        """The program without options, for devices that this machine does not have."""
         ...
 
 
@@ -84,12 +101,12 @@ def _accepted(batch_invariant: bool) -> dict[str, str]:
 
 
 def jit(
-    function: F,
+    function: Callable[P, R],
     *,
     static_argnames: Iterable[str] = (),
     images: Iterable[str] = (),
     donate_argnums: tuple[int, ...] = (),
-) -> F:
+) -> Jitted[P, R]:
     """`jax.jit` with `compiler_options()`, asked for at the first call, so that importing touches no device.
 
     **Arguments:**
@@ -108,7 +125,7 @@ def jit(
     static, images = tuple(static_argnames), tuple(images)
     if donate_argnums:
         return _donating(function, static, donate_argnums)
-    signature = inspect.signature(function)
+    signature, untyped = inspect.signature(function), cast(Callable[..., Any], function)
 
     @functools.wraps(function)
     def body(*, layout: Any, batch_invariant: bool, **given: Any) -> Any:
@@ -117,7 +134,7 @@ def jit(
         batched = tuple(given.pop(name) for name in images)
 
         def run(shared: dict[str, Any], *batched: Any) -> Any:
-            return function(**fixed, **shared, **dict(zip(images, batched, strict=True)))
+            return untyped(**fixed, **shared, **dict(zip(images, batched, strict=True)))
 
         return over_images(run, layout, given, batched)
 
@@ -149,7 +166,7 @@ def jit(
 
     call.lower = lambda *args, **kwargs: lower(**bound(args, kwargs, is_batch_invariant()))  # type: ignore[attr-defined]
     call.lower_plain = lambda *args, **kwargs: plain.lower(**bound(args, kwargs, False))  # type: ignore[attr-defined]
-    return cast(F, call)
+    return cast(Jitted[P, R], call)
 
 
 def _keyword_only(signature: inspect.Signature, *more: str) -> inspect.Signature:
@@ -159,7 +176,7 @@ def _keyword_only(signature: inspect.Signature, *more: str) -> inspect.Signature
     return inspect.Signature([*own, *(inspect.Parameter(name, kind) for name in more)])
 
 
-def _donating(function: F, static: tuple[str, ...], donate_argnums: tuple[int, ...]) -> F:
+def _donating(function: Callable[P, R], static: tuple[str, ...], donate_argnums: tuple[int, ...]) -> Jitted[P, R]:
     """`jit` of a function that takes over the memory of some arguments, as a training step does."""
     how: dict[str, Any] = {"static_argnames": static, "donate_argnums": donate_argnums}
     plain = jax.jit(function, **how)
@@ -174,7 +191,7 @@ def _donating(function: F, static: tuple[str, ...], donate_argnums: tuple[int, .
 
     call.lower = lambda *args, **kwargs: whole().lower(*args, **kwargs)  # type: ignore[attr-defined]
     call.lower_plain = plain.lower  # type: ignore[attr-defined]
-    return cast(F, call)
+    return cast(Jitted[P, R], call)
 
 
 def _inside_another_program(args: Any, kwargs: Any) -> bool:

@@ -14,7 +14,7 @@ def describe(setup: Setup) -> str:
     """Describe a run as text: its parameters, memory per device, FLOPs per step, steps per epoch and sharding."""
     config, mesh, model = setup.config, setup.mesh, setup.model
     images = len(setup.images.names)
-    lowered = setup.step.lower(setup.abstract, *setup.abstract_inputs())  # type: ignore[attr-defined]
+    lowered = setup.step.lower(setup.abstract, *setup.abstract_inputs())
     flops, peak = step_flops(lowered), peak_flops(jax.devices()[0])
     memory = lowered.compile().memory_analysis()
     state = sum(_bytes_per_device(leaf) for leaf in jax.tree.leaves(setup.abstract))

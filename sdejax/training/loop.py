@@ -59,7 +59,7 @@ def run(config: Config, processes: Processes = Processes(), dry_run: bool = Fals
     )  # fmt: skip
     validation, prompts = setup.validation(), setup.prompts()
     if peak_flops(jax.devices()[0]) is not None:  # else there is nothing to compare with
-        progress.flops = step_flops(setup.step.lower(state, *setup.abstract_inputs()))  # type: ignore[attr-defined]
+        progress.flops = step_flops(setup.step.lower(state, *setup.abstract_inputs()))
     console.say(_head(setup, start))
     signals = _catch_signals()
     with console:

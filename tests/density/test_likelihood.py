@@ -91,7 +91,7 @@ def test_the_level_is_the_noise_that_the_density_has():
 class Anything:
     """No posterior mean of any data: (15) is an ODE, and (16) its density, whatever D is."""
 
-    sde: object = dataclasses.field(metadata={"static": True})
+    sde: sj.SDE = dataclasses.field(metadata={"static": True})
 
     def __call__(self, t, x):
         level = jnp.sqrt(self.sde.tau(t))

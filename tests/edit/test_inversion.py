@@ -66,7 +66,7 @@ def test_an_inversion_returns_its_image_with_its_order(method, order):
     """
     sde, counts = RectifiedFlow(), (16, 32, 64, 128)
     model = mixture(sde, 1)
-    image = model.means[:1] + 0.2 * jax.random.normal(jax.random.key(5), (1, *SHAPE))
+    image = jnp.asarray(model.means)[:1] + 0.2 * jax.random.normal(jax.random.key(5), (1, *SHAPE))
     edits = [
         EDITORS[method](model, model, sde, image, KEYS, strength=0.6, sampler=sj.Sampler(steps, "time"))
         for steps in counts

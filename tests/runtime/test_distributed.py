@@ -63,7 +63,7 @@ def test_the_environment_says_whether_there_are_other_processes(started, monkeyp
     ],
 )
 def test_the_host_of_a_tpu_asks_for_others(started, monkeypatch, platforms, environment, expected):
-    before = jax.config.jax_platforms
+    before = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     jax.config.update("jax_platforms", platforms)

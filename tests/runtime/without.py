@@ -35,8 +35,8 @@ def remove(names):
                 raise AttributeError(f"Unrecognized config option: {name}")
             update(name, value)
 
-        jax.config.update = strict
-        del type(jax.config).values
+        setattr(jax.config, "update", strict)  # noqa: B010
+        delattr(type(jax.config), "values")
 
 
 if __name__ == "__main__":
