@@ -75,7 +75,6 @@ class ProgramCache:
         static_argnames: Iterable[str],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        variant: str = "",
     ) -> Any:
         """function(*args, **kwargs) by its compiled program, which is loaded, or else compiled and written.
 
@@ -83,7 +82,6 @@ class ProgramCache:
 
         - `lower(*args, **kwargs)`: the program before it is compiled.
         - `static_argnames`: the arguments that are constants of the program.
-        - `variant`: what else determines the program, such as the compiler's options.
         """
         names = list(inspect.signature(function).parameters)
         constants = {
@@ -93,13 +91,13 @@ class ProgramCache:
         named = {name: value for name, value in kwargs.items() if name not in static_argnames}
         leaves, structure = jax.tree.flatten((given, named))
         layouts, devices = tuple(map(_layout, leaves)), _devices(leaves)
-        key = (function, variant, tuple(constants.items()), structure, layouts, tuple(devices))
+        key = (function, tuple(constants.items()), structure, layouts, tuple(devices))
         if self.once and key in self._results:
             return self._results[key]
         self.waited = 0.0
         if key in self._ready:
             return self._ready[key](*given, **named)
-        name = _file_name(function, variant, constants, structure, layouts)
+        name = _file_name(function, constants, structure, layouts)
         found = self._load(name, structure, devices, given, named) if name else None
         if found is None:
             program = self._compile(name, lower(*args, **kwargs), devices)
@@ -176,11 +174,9 @@ def _hash(texts: Iterable[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
-def _file_name(
-    function: Callable[..., Any], variant: str, constants: dict[str, Any], structure: Any, layouts: Any
-) -> str | None:
+def _file_name(function: Callable[..., Any], constants: dict[str, Any], structure: Any, layouts: Any) -> str | None:
     """The name of a program's file; None if an address in memory would be part of what the name is made from."""
-    texts = [f"{function.__module__}.{function.__qualname__}", variant, repr(constants), repr(layouts)]
+    texts = [f"{function.__module__}.{function.__qualname__}", repr(constants), repr(layouts)]
     texts.append(_FUNCTION.sub(r"\1", str(structure)))
     if any(" at 0x" in text for text in texts):
         return None
