@@ -32,7 +32,9 @@ def walked(paths, points):
 def test_between_two_values_a_path_is_a_bridge(way):
     paths = BrownianPaths(KEYS, SHAPE, depth=6)
     points = np.unique(np.asarray(TRIPLES, np.float32))
-    values = dict(zip(points, np.asarray(way(paths, jnp.asarray(points)), np.float64).reshape(len(points), -1), strict=True))
+    values = dict(
+        zip(points, np.asarray(way(paths, jnp.asarray(points)), np.float64).reshape(len(points), -1), strict=True)
+    )
     for s0, s, s1 in np.asarray(TRIPLES, np.float32):
         share, (w0, w, w1) = float((s - s0) / (s1 - s0)), (values[s0], values[s], values[s1])
         unit = (w - w0 - share * (w1 - w0)) / np.sqrt(share * (1.0 - share) * float(s1 - s0))

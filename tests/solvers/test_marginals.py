@@ -42,9 +42,10 @@ class Alone:
 def states(keys, sde, sampler):
     """The times, and x at each of them, (n, b, *shape)."""
     solver, start = sampler.integrator(), sde.time(TAU)
-    x = sde.alpha(start) * M + (sde.alpha(start) ** 2 * S**2 + sde.sigma(start) ** 2) ** 0.5 * BrownianPaths(
-        keys, SHAPE
-    ).start()
+    x = (
+        sde.alpha(start) * M
+        + (sde.alpha(start) ** 2 * S**2 + sde.sigma(start) ** 2) ** 0.5 * BrownianPaths(keys, SHAPE).start()
+    )
     problem = Problem(Alone(sj.GaussianDenoiser(sde, M, S)), Components((sampler.stochasticity,)), sde, keys)
     times = sampler.times(sde, start)
 
