@@ -8,9 +8,10 @@ import numpy as np
 
 import sdejax as sj
 from sdejax.model.parametrisation import Parametrisation
+from tests.quick_keys import quick_keys
 
 SHAPE = (2, 2, 3)
-KEYS = sj.keys(range(2))
+KEYS = quick_keys(2)
 _RANDOM = np.random.default_rng(3)
 _WEIGHTS = _RANDOM.standard_normal((2, *SHAPE)).astype(np.float32)
 _STEP = 1e-2

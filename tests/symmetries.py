@@ -14,6 +14,7 @@ from jax.extend.random import define_prng_impl
 
 import sdejax as sj
 from sdejax.pytrees import STATIC, pytree
+from tests import quick_keys
 
 SHAPE, SIZE = (4, 4, 3), 48
 NAMES = ("identity", "values", "pixels", "flip", "negation", "translation")
@@ -66,39 +67,33 @@ class Alike:
         return (signs * jnp.take_along_axis(found, orders, 1) + shifts).reshape(x.shape)
 
 
-def _threefry(data):
-    return jax.random.wrap_key_data(data[:2], impl="threefry2x32")
-
-
-def _join(keys, data):
-    """The data of threefry's keys, with the symmetry of the key that they come from."""
-    words = jax.random.key_data(keys)
-    return jnp.concatenate([words, jnp.broadcast_to(data[2:], (*words.shape[:-1], 1))], -1)
-
-
 def _random_bits(data, width, shape):
-    bits = jax.random.bits(_threefry(data), shape, jnp.dtype(f"uint{width}"))
+    bits = quick_keys.random_bits(data[0], shape)
     if tuple(shape) != SHAPE:
         return bits
     # A uniform number in [-1, 1) is 2 m / 2^23 - 1, with m the upper 23 bits; the opposite one has 2^23 - m.
     opposite = jnp.minimum(2**23 - (bits >> _UNUSED), 2**23 - 1) << _UNUSED
-    bits = jnp.where(jnp.asarray(_SIGNS)[data[2]] > 0, bits, opposite.astype(bits.dtype))
-    return bits.reshape(SIZE)[jnp.asarray(_ORDERS)[data[2]]].reshape(SHAPE)
+    bits = jnp.where(jnp.asarray(_SIGNS)[data[1]] > 0, bits, opposite.astype(bits.dtype))
+    return bits.reshape(SIZE)[jnp.asarray(_ORDERS)[data[1]]].reshape(SHAPE)
+
+
+def _with_symmetry(words, data):
+    return jnp.stack([words, jnp.broadcast_to(data[1], words.shape)], -1)
 
 
 _IMPL = define_prng_impl(
-    key_shape=(3,),
-    seed=lambda seed: jnp.append(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")), jnp.uint32(0)),
-    split=lambda data, shape: _join(jax.random.split(_threefry(data), shape), data),
+    key_shape=(2,),
+    seed=lambda seed: jnp.stack([quick_keys.seeded(jnp.asarray(seed).astype(jnp.uint32)), jnp.uint32(0)]),
+    split=lambda data, shape: _with_symmetry(quick_keys.split(data[0], shape), data),
     random_bits=_random_bits,
-    fold_in=lambda data, number: _join(jax.random.fold_in(_threefry(data), number), data),
+    fold_in=lambda data, number: _with_symmetry(quick_keys.fold_in(data[0], number), data),
     name="symmetric",
-    tag="sym",
+    tag="symmetric",
 )
 
 
 def symmetric_keys(seed, numbers=ALL):
     """One key for each symmetry, all of the same seed."""
-    words = np.asarray(jax.random.key_data(jax.random.key(seed, impl="threefry2x32")))
-    data = np.stack([np.append(words, np.uint32(number)) for number in numbers])
+    words = quick_keys.seeded(np.full(len(numbers), seed, np.uint32))
+    data = np.stack([words, np.asarray(numbers, np.uint32)], -1)
     return jax.random.wrap_key_data(data, impl=_IMPL)

@@ -5,15 +5,12 @@ symmetry is an image of one batch (`tests.symmetries`). The scale x -> a x of th
 the noise level a times as large it is one of the ODE.
 """
 
-import dataclasses
-
 import diffrax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sdejax as sj
-from sdejax.solvers.grids import Grid
 from tests.symmetries import ALL, NAMES, SHAPE, Alike, reorder, symmetric_keys, transform
 
 RANDOM = np.random.default_rng(7)
