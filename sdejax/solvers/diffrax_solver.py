@@ -71,7 +71,8 @@ class Diffrax:
 
     def _one(self, terms: Any, scaled: State, memory: Any, s0: jax.Array, s1: jax.Array) -> tuple[State, Any]:
         """A step on the clock, by diffrax's `step`: no step size controller, no checks on the host."""
-        moved, _, _, memory, _ = self.solver.step(terms, s0, s1, scaled, None, memory, made_jump=False)
+        solver = _differentiable(self.solver)
+        moved, _, _, memory, _ = solver.step(terms, s0, s1, scaled, None, memory, made_jump=False)
         advanced = s1 > s0  # a start below the smallest level has steps of length 0
         return tuple(jnp.where(advanced, b, a) for a, b in zip(scaled, moved, strict=True)), memory
 
@@ -151,6 +152,20 @@ class Diffrax:
             for d, x in zip(ended, moved, strict=True)
         )
         return out, None, signals
+
+
+def _differentiable(solver: "diffrax.AbstractSolver") -> "diffrax.AbstractSolver":
+    """The solver with a loop over its stages that both modes of derivatives go through; diffrax's has no forward mode.
+
+    diffrax's adjoints choose it in the same way. The numbers are the same to the last bit.
+    """
+    import diffrax
+
+    if isinstance(solver, diffrax.AbstractRungeKutta) and solver.scan_kind is None:
+        return dataclasses.replace(solver, scan_kind="bounded")
+    if isinstance(solver, diffrax.AbstractSRK) and solver.scan_kind is None:
+        return dataclasses.replace(solver, scan_kind="lax")
+    return solver
 
 
 def _check_memory(solver: Diffrax, problem: Problem) -> None:
