@@ -10,8 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 EMOJI = ROOT / "tests" / "emoji"
 CONFIG = """
-from sdejax.config import Config, OptimiserConfig
-from sdejax.nn.architecture import NCSNppConfig
+from sdejax.training.config import Config, OptimiserConfig
+from sdejax.nn.ncsnpp.config import NCSNppConfig
 
 def get_config():
     network = NCSNppConfig(shape=(8, 8, 3), channels=48, multipliers=(1,), blocks=1, attention=(), text_width=8)

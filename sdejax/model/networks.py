@@ -18,6 +18,7 @@ from sdejax.nn.layers import parameter_keys
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.nn.ncsnpp.network import NCSNpp
 from sdejax.pytrees import STATIC, pytree
+from sdejax.runtime.jit import program_store
 
 
 class Network(Protocol):
@@ -76,10 +77,8 @@ def structure(config: NCSNppConfig) -> tuple[Any, Any]:
         module = NETWORKS[type(config)]
         return nnx.split(nnx.eval_shape(lambda: module(config, parameter_keys(jax.random.key(0)))))
 
-    from sdejax.runtime.program_cache import kept_programs
-
-    programs = kept_programs()
-    return programs.remembered("structure", repr(config), make) if programs else make()
+    store = program_store()
+    return store.remembered("structure", repr(config), make) if store else make()
 
 
 def parameter_count(params: Any) -> int:

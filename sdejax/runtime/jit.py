@@ -19,6 +19,7 @@ from sdejax.batch_invariance import is_batch_invariant
 from sdejax.runtime.sharding import mesh_of, over_images
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 _YNNPACK = "xla_cpu_experimental_ynn_fusion_type"
 _FAST = {_YNNPACK: "LIBRARY_FUSION_TYPE_REDUCE"}
 _BATCH_INVARIANT = {
@@ -34,6 +35,10 @@ class ProgramStore(Protocol):
         self, function: Callable[..., Any], lower: Callable[..., Any], static: Iterable[str], args: Any, kwargs: Any
     ) -> Any:
         """function(*args, **kwargs) by its compiled program, which `lower` makes if it is not there."""
+        ...
+
+    def remembered(self, name: str, told: str, make: Callable[[], T]) -> T:
+        """make(), which depends only on `told` and on the environment, or its result from an earlier start."""
         ...
 
 
