@@ -23,7 +23,7 @@ from sdejax.denoiser.prediction import (
 )
 from sdejax.model.codec import Codec, Identity
 from sdejax.model.conditioners import ClassLabels, Conditioner, Unconditional
-from sdejax.model.format_1 import from_format_1, parametrisation_from_format_1
+from sdejax.model.format_1 import from_format_1
 from sdejax.model.json_objects import object_from_json, object_to_json
 from sdejax.model.networks import NETWORKS
 from sdejax.model.parametrisation import (
@@ -92,9 +92,7 @@ def parametrisation_to_json(parametrisation: Parametrisation) -> dict[str, Any]:
 
 
 def parametrisation_from_json(data: Any) -> Parametrisation:
-    """The inverse of `parametrisation_to_json`. Also reads the strings of format 1."""
-    if isinstance(data, Mapping) and any(isinstance(data.get(name), str) for name in ("prediction", "condition")):
-        data = parametrisation_from_format_1(data)
+    """The inverse of `parametrisation_to_json`."""
     _check_names("parametrisation.", data, ("prediction", "condition", "images"))
     return Parametrisation(
         object_from_json("prediction", data["prediction"], PREDICTIONS),

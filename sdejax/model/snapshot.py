@@ -19,8 +19,8 @@ _ARCHITECTURE, _PARAMETERS = "model.json", "params.safetensors"
 
 
 def is_snapshot(path: Path) -> bool:
-    """Whether a path is a folder with at least one of the two files of a snapshot."""
-    return any((path / name).is_file() for name in (_ARCHITECTURE, _PARAMETERS))
+    """Whether a path is a folder with the file model.json."""
+    return (path / _ARCHITECTURE).is_file()
 
 
 def load_snapshot(path: str | Path) -> Model:

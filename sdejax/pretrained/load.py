@@ -17,7 +17,7 @@ class SnapshotLayout:
     description = "a snapshot folder with model.json"
 
     def reads(self, path: Path) -> bool:
-        """Whether it is a folder with a file of a snapshot."""
+        """Whether it is a folder with model.json."""
         return is_snapshot(path)
 
     def read(self, path: Path, options: LoadOptions) -> Model:

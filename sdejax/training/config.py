@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from sdejax.model.format_1 import parametrisation_from_format_1
 from sdejax.model.json_objects import fields_from_json
 from sdejax.model.parametrisation import Parametrisation
 from sdejax.model.serialise import parametrisation_from_json, parametrisation_to_json, sde_from_json, sde_to_json
@@ -151,6 +152,9 @@ def config_from_json(data: object) -> Config:
     for name, cls in (("network", NCSNppConfig), ("objective", Objective), ("optimiser", OptimiserConfig)):
         parts[name] = fields_from_json(name, data.get(name), cls, complete=False)
     parts["sde"] = sde_from_json(data.get("sde"), complete=False)
-    parts["parametrisation"] = parametrisation_from_json(data.get("parametrisation"))
+    parametrisation = data.get("parametrisation")
+    if isinstance(parametrisation, Mapping) and isinstance(parametrisation.get("prediction"), str):
+        parametrisation = parametrisation_from_format_1(parametrisation)  # the config of an older run
+    parts["parametrisation"] = parametrisation_from_json(parametrisation)
     plain = {name: value for name, value in data.items() if name not in parts}
     return dataclasses.replace(fields_from_json("config", plain, Config, complete=False), **parts)

@@ -52,6 +52,8 @@ class Objective:
     """The standard deviation of log(sigma / alpha) for log_normal times."""
     gamma: float = 5.0
     """The largest weight of min_snr."""
+    data_std: float = 0.5
+    """The standard deviation of the data in the weighting edm. If the prediction is EDM, its own counts."""
     caption_dropout: float = 0.1
     """The share of the captions or classes that are hidden, for classifier-free guidance."""
     word_dropout: float = 0.0
@@ -61,7 +63,7 @@ class Objective:
         for name, allowed in (("weighting", Weighting), ("times", Times)):
             if getattr(self, name) not in allowed.__args__:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed.__args__)}")
-        for name in ("level_std", "gamma"):
+        for name in ("level_std", "gamma", "data_std"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name}={getattr(self, name)}: must be finite and above 0")
         check_range(self, "caption_dropout", "word_dropout", least=0.0, most=1.0)
@@ -82,13 +84,15 @@ class Objective:
     def weights(self, sde: SDE, parametrisation: Parametrisation, times: jax.Array) -> jax.Array:
         """The factors (b,) of |output - target|^2 at `times` (b,). They include the density of importance sampling."""
         tau, slope = jax.jvp(sde.tau, (times,), (jnp.ones_like(times),))
+        prediction = parametrisation.prediction
+        data_std = prediction.data_std if isinstance(prediction, EDM) else self.data_std
         # D is affine in the output, so |D - x0|^2 = scale^2 |output - target|^2.
         scale = parametrisation.denoised(sde, times, jnp.zeros_like(tau), jnp.ones_like(tau))
         of_denoiser = {
             "output": 1.0 / jnp.square(scale),
             "noise": 1.0 / tau,
             "likelihood": 0.5 * slope / jnp.square(tau),
-            "edm": 1.0 / tau + 1.0 / _data_std(parametrisation) ** 2,
+            "edm": 1.0 / tau + 1.0 / data_std**2,
             "min_snr": jnp.minimum(1.0 / tau, self.gamma),
         }[self.weighting]
         weights = of_denoiser * jnp.square(scale)
@@ -100,12 +104,6 @@ class Objective:
 
 def _time_range(sde: SDE) -> tuple[jax.Array, jax.Array]:
     return sde.time(sde.tau_min), sde.time(sde.tau_max)
-
-
-def _data_std(parametrisation: Parametrisation) -> float:
-    """The standard deviation of the data in EDM's weighting: that of an `EDM` prediction, else its default, 0.5."""
-    prediction = parametrisation.prediction
-    return prediction.data_std if isinstance(prediction, EDM) else EDM().data_std
 
 
 def score_matching_loss(
