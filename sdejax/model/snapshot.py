@@ -46,7 +46,10 @@ def load_snapshot(path: str | Path) -> Model:
             arrays = safetensors.numpy.load(data)
         except (safetensors.SafetensorError, ValueError) as error:
             raise ValueError(f"{named}: {_PARAMETERS} is damaged or cut short ({error})") from None
-        abstract = FlaxNetwork.abstract(found.network)
+        try:
+            abstract = FlaxNetwork.abstract(found.network)
+        except ValueError as error:
+            raise ValueError(f"{named}: {_ARCHITECTURE} describes no network ({error})") from None
         try:
             params = from_names(abstract.params, arrays)
         except ValueError as error:

@@ -116,7 +116,9 @@ def test_a_snapshot_of_format_1_is_saved_in_format_2(tmp_path):
     assert new.source == old.source  # the hash is that of the parameters
 
 
-@pytest.mark.parametrize("damage", ["no folder", "no weights", "no model", "cut weights", "cut model", "other network"])
+@pytest.mark.parametrize(
+    "damage", ["no folder", "no weights", "no model", "cut weights", "cut model", "other network", "no network"]
+)
 def test_a_damaged_snapshot_is_named(copy, damage):
     weights, model = copy / "params.safetensors", copy / "model.json"
     if damage == "no folder":
@@ -133,6 +135,10 @@ def test_a_damaged_snapshot_is_named(copy, damage):
         data = json.loads(model.read_text())
         data["network"]["blocks"] = 2
         model.write_text(json.dumps(data))
+    if damage == "no network":
+        data = json.loads(model.read_text())
+        data["network"] |= {"attention": [4], "heads": 3}
+        model.write_text(json.dumps(data))
     wanted = {
         "no folder": "no such folder",
         "no weights": r"params\.safetensors is missing",
@@ -140,6 +146,7 @@ def test_a_damaged_snapshot_is_named(copy, damage):
         "cut weights": r"params\.safetensors is damaged",
         "cut model": r"model\.json cannot be read",
         "other network": r"params\.safetensors lacks .* parameters",
+        "no network": r"model\.json .*heads=3",
     }[damage]
     with pytest.raises(ValueError, match=f"^snapshot={str(copy)!r}: .*{wanted}") as raised:
         load_snapshot(copy)
