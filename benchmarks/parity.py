@@ -1,10 +1,10 @@
 """Our networks and samplers against diffusers' on torch: `python -m benchmarks.parity` (extra `bench`).
 
-Each network gets random weights, drawn by name so that anyone can draw them again, is written by diffusers, read by
-`sdejax.load`, and asked for its denoiser at several noise levels. Then a whole SDEdit run, ours and as diffusers'
-DDPM and DDIM schedulers step it, with the same noise on the same levels.
+Each network gets random weights, drawn by name so that anyone can draw them again. diffusers writes it, `sdejax.load`
+reads it, and both compute the denoiser at several noise levels. Then both run SDEdit, ours and by the steps of
+diffusers' DDPM and DDIM schedulers, with the same noise on the same levels.
 
-`--golden FOLDER` writes what the peer said of the small networks, for tests that have no torch.
+`--golden FOLDER` writes diffusers' results for the small networks, for tests that run without torch.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from diffusers.schedulers import scheduling_ddpm  # pyright: ignore[reportMissin
 import sdejax as sj
 from sdejax.noise.brownian import BrownianPaths, clock
 from sdejax.noise.keys import stream
-from tests.peers import LEVELS, draw, image
+from tests.peers import CLASS, LEVELS, draw, image
 
 DDPM = {"downsample_padding": 0, "flip_sin_to_cos": False, "freq_shift": 1, "norm_eps": 1e-6}
 _NCSNPP = {
@@ -41,7 +41,7 @@ _NCSNPP = {
 
 
 def blocks(family: str, attends: list[bool]) -> dict[str, tuple[str, ...]]:
-    """The block types of a network that attends at some levels, finest first."""
+    """The block types of a network; `attends` says which levels have attention, finest first."""
     names = ["Attn" * attend + family for attend in attends]
     return {
         "down_block_types": tuple(f"{name}DownBlock2D" for name in names),
@@ -59,6 +59,15 @@ SMALL = {
         "attention_head_dim": None,
     },
     # What `UNet2DModel` makes of a user who sets little.
+    "ddpm-classes": {
+        **DDPM,
+        **blocks("", [False, True]),
+        "sample_size": 8,
+        "block_out_channels": (32, 64),
+        "layers_per_block": 1,
+        "attention_head_dim": None,
+        "num_class_embeds": 5,
+    },
     "ddpm-defaults": {
         **blocks("", [False, True, True]),
         "sample_size": 16,
@@ -126,8 +135,11 @@ def peer(config: dict) -> tuple[UNet2DModel, DDPMScheduler | ScoreSdeVeScheduler
 
 
 def expected(network: UNet2DModel, scheduler, level: float, x: np.ndarray) -> tuple[float, np.ndarray]:
-    """(t, D) by the peer for an image x (b, h, w, c) in [-1, 1] with noise added: at a discrete level of a DDPM
-    (`level` in [0, 1] of the levels), or at a noise level of VE (on a logarithmic scale)."""
+    """(t, D) by diffusers for an image x (b, h, w, c) in [-1, 1] to which noise is added.
+
+    `level` in [0, 1] is a share of the levels of a DDPM, or a place between the noise levels of VE on a logarithmic
+    scale. A network with classes is told the class `CLASS`.
+    """
     if isinstance(scheduler, ScoreSdeVeScheduler):
         smallest, largest = scheduler.config["sigma_min"], scheduler.config["sigma_max"]
         sigma = smallest * (largest / smallest) ** level
@@ -140,15 +152,21 @@ def expected(network: UNet2DModel, scheduler, level: float, x: np.ndarray) -> tu
     signal = float(scheduler.alphas_cumprod[k])
     given = torch.from_numpy(signal**0.5 * x + (1.0 - signal) ** 0.5 * image(1, x.shape)).permute(0, 3, 1, 2)
     with torch.no_grad():
-        noise = network(given, torch.full(x.shape[:1], k)).sample
+        noise = network(given, torch.full(x.shape[:1], k), **told(network, len(x))).sample
     clean = (given - (1.0 - signal) ** 0.5 * noise) / signal**0.5
     return (k + 1) / 1000, clean.permute(0, 2, 3, 1).numpy()
 
 
+def told(network: UNet2DModel, count: int) -> dict[str, torch.Tensor]:
+    """What a network is told beside the image and the level: the class of each image, if it has classes."""
+    return {"class_labels": torch.full((count,), CLASS)} if network.config["num_class_embeds"] else {}
+
+
 def ours(model: sj.Model, t: float, x: np.ndarray) -> np.ndarray:
-    """(D) of our model for the same image under the same noise."""
+    """D of our model for the same image with the same noise."""
     noisy = model.sde.perturb(jnp.float32(t), x, image(1, x.shape))
-    return np.asarray(jax.jit(lambda denoiser, t, x: denoiser(t, x))(model.denoiser(), jnp.float32(t), noisy))
+    denoiser = model.denoiser(str(CLASS) if model.config.classes else None)
+    return np.asarray(jax.jit(lambda denoiser, t, x: denoiser(t, x))(denoiser, jnp.float32(t), noisy))
 
 
 def relative(a: np.ndarray, b: np.ndarray) -> float:
@@ -157,7 +175,7 @@ def relative(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def through_files(network: UNet2DModel, scheduler) -> sj.Model:
-    """The peer's network as `sdejax.load` reads it from the files that the peer writes."""
+    """diffusers' network, written by diffusers and read by `sdejax.load`."""
     with tempfile.TemporaryDirectory() as folder:
         network.save_pretrained(Path(folder) / "unet")
         scheduler.save_pretrained(Path(folder) / "scheduler")
@@ -168,13 +186,13 @@ EDIT_STEPS, EDIT_FIRST, EDIT_STRIDE = 20, 475, 25  # 20 of 40 steps, as diffuser
 
 
 def edit_times() -> tuple[float, tuple[float, ...]]:
-    """The strength of the peer's edit, and the fractions of it at which it steps."""
+    """The strength of diffusers' edit, and the fractions of it at which it steps."""
     levels = EDIT_FIRST - EDIT_STRIDE * np.arange(EDIT_STEPS)
     return (EDIT_FIRST + 1) / 1000, tuple(((levels + 1) / (EDIT_FIRST + 1)).tolist())
 
 
 def edit_noises(sde: sj.SDE, key: jax.Array, shape: tuple[int, ...]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The unit noise of the start and of each step of `sdedit` with the solver of first order, from the same path."""
+    """The unit noise of the start and of each step of `sdedit` with the solver of first order."""
     strength, fractions = edit_times()
     own = stream(key, 0)
     start = BrownianPaths(stream(own, 0), shape).start()
@@ -186,12 +204,12 @@ def edit_noises(sde: sj.SDE, key: jax.Array, shape: tuple[int, ...]) -> tuple[np
 
 
 def peer_edit(network: UNet2DModel, guide: np.ndarray, noises, stochastic: bool) -> np.ndarray:
-    """SDEdit as diffusers' schedulers step it: DDPM's ancestral steps, or DDIM's with eta = 0."""
+    """SDEdit by diffusers' schedulers: the ancestral steps of DDPM, or those of DDIM with eta = 0."""
     scheduler = DDPMScheduler(clip_sample=False) if stochastic else DDIMScheduler(clip_sample=False)
     scheduler.set_timesteps(1000 // EDIT_STRIDE)
     start, steps = (torch.from_numpy(np.array(part)).permute(0, 1, 4, 2, 3) for part in (noises[0][None], noises[1]))
     draws = iter(steps)
-    # The scheduler draws its own noise; here it takes ours.
+    # The scheduler would draw its own noise, but must take ours.
     scheduling_ddpm.randn_tensor = lambda *args, **kwargs: next(draws)
     levels = [int(k) for k in scheduler.timesteps if k <= EDIT_FIRST]
     clean = torch.from_numpy(guide).permute(0, 3, 1, 2)
@@ -210,7 +228,7 @@ def our_edit(model: sj.Model, guide: np.ndarray, keys: jax.Array, stochastic: bo
 
 
 def golden(folder: Path) -> None:
-    """What the peer said of the small networks."""
+    """Write diffusers' results for the small networks."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, config in SMALL.items():
         network, scheduler = peer(config)
@@ -235,14 +253,14 @@ def golden(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--golden", type=Path, help="write the peer's answers for the tests, and stop")
-    parser.add_argument("--small", action="store_true", help="leave the full-size networks out")
+    parser.add_argument("--golden", type=Path, help="write diffusers' results for the tests, and stop")
+    parser.add_argument("--small", action="store_true", help="only the small networks")
     arguments = parser.parse_args()
     if arguments.golden:
         golden(arguments.golden)
         return
     worst = 0.0
-    print("network              parameters   |D - D peer| / |D peer|, from little noise to much")
+    print("network              parameters   |D - D of diffusers| / |D of diffusers|, from little noise to much")
     for name, config in {**SMALL, **({} if arguments.small else FULL)}.items():
         network, scheduler = peer(config)
         model = through_files(network, scheduler)
@@ -258,7 +276,7 @@ def main() -> None:
     model = through_files(network, scheduler)
     guide = image(0, (1, 16, 16, 3))
     noises = edit_noises(model.sde, sj.keys([0]), guide.shape[1:])
-    print(f"SDEdit of {EDIT_STEPS} steps against the peer's schedulers")
+    print(f"SDEdit of {EDIT_STEPS} steps against diffusers' schedulers")
     for name, stochastic in (("DDIM, lam = 0", False), ("DDPM, lam = 1", True)):
         wanted = peer_edit(network, guide, noises, stochastic)
         error = relative(our_edit(model, guide, sj.keys([0]), stochastic), wanted)

@@ -34,7 +34,8 @@ import sdejax as sj
 from sdejax.denoiser.protocol import Denoiser
 from sdejax.evaluation.emoji_edits import read_emoji
 from sdejax.media.guides import stroke_painting
-from sdejax.media.images import contact_sheet, save_png, to_array, to_image, write_atomically
+from sdejax.media.images import contact_sheet, save_png, to_array, to_image
+from sdejax.runtime.files import write_atomically
 
 BUDGETS = (5, 10, 20, 50, 100, 500)
 STRENGTH = 0.5

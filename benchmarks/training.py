@@ -107,7 +107,7 @@ def overhead(config: Config, steps: int, rounds: int) -> None:
     state = setup.fresh_state()
     batch = {"image": np.zeros((config.batch, *setup.model.shape), np.uint8)}
     if setup.conditions is not None:
-        batch["condition"] = setup.conditions[np.arange(config.batch) % len(setup.conditions)]
+        batch["tokens"] = setup.conditions[np.arange(config.batch) % len(setup.conditions)]
     inputs = setup.inputs(batch)
     state, _ = setup.step(state, *inputs)
     bare, whole = [], []

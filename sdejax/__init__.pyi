@@ -73,6 +73,6 @@ from .solvers.langevin import Langevin as Langevin
 from .solvers.sampler import Sampler as Sampler
 from .text.vocabulary import Vocabulary as Vocabulary
 from .training.config import Config as Config
-from .training.config import OptimiserConfig as OptimiserConfig
 from .training.config import load_config as load_config
 from .training.objective import Objective as Objective
+from .training.optimiser import OptimiserConfig as OptimiserConfig

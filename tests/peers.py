@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 
 LEVELS = (0.02, 0.2, 0.5, 0.8, 0.98)  # from little noise to much
+CLASS = 3  # what networks with classes are told
 
 
 def draw(name, shape):

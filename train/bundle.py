@@ -19,10 +19,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sdejax.media.images import contact_sheet, save_png, to_array, to_image, write_atomically
+from sdejax.media.images import contact_sheet, save_png, to_array, to_image
 from sdejax.model.model import Model
 from sdejax.model.snapshot import load_snapshot, save
 from sdejax.noise.keys import keys
+from sdejax.runtime.files import write_atomically
 from sdejax.runtime.sharding import fetch
 from sdejax.sampling.sample import sample
 from sdejax.solvers.sampler import Sampler

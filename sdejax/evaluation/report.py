@@ -24,7 +24,8 @@ from sdejax.evaluation.scores import (
     gather,
     middle_settings,
 )
-from sdejax.media.images import save_png, write_atomically
+from sdejax.media.images import save_png
+from sdejax.runtime.files import write_atomically
 
 
 class LineScore(TypedDict):

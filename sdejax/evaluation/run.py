@@ -22,9 +22,10 @@ from sdejax.edit.methods import METHODS
 from sdejax.evaluation.edits import EditCase
 from sdejax.evaluation.metrics import Candidates, check_finite, kept_pixels, l1, preservation, psnr, ssim
 from sdejax.evaluation.perceptual import ImageImage, ImageText
-from sdejax.media.images import contact_sheet, save_png, to_image, write_atomically
+from sdejax.media.images import contact_sheet, save_png, to_image
 from sdejax.model.model import Model, UnknownWordWarning
 from sdejax.noise.keys import keys
+from sdejax.runtime.files import write_atomically
 from sdejax.solvers.sampler import Sampler
 
 UNEDITED = "unedited"  # the source as the result, which a method must beat

@@ -1,15 +1,14 @@
 """Models and their parts as plain data, and back.
 
-An object is its class's name and its fields. What is read must be known: an unknown format, class, field or value is an
-error, never a default. Format 2 is written; format 1, which had strings in place of the classes of a parametrisation,
-is read as well.
+Whatever is read must be known and complete: an unknown format, class, field or value is an error, and so is a missing
+field. Nothing is replaced by a default. A change of what is written, such as a new field of a class, is a new format.
+Format 2 is written; format 1 is read as well (`sdejax.model.format_1`).
+
+A class that models may have is one line in one of the lists below, and for networks in `sdejax.model.networks`.
 """
 
-import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
-
-import dacite
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from sdejax.denoiser.prediction import (
     EDM,
@@ -24,6 +23,8 @@ from sdejax.denoiser.prediction import (
 )
 from sdejax.model.codec import Codec, Identity
 from sdejax.model.conditioners import ClassLabels, Conditioner, Unconditional
+from sdejax.model.format_1 import from_format_1
+from sdejax.model.json_objects import object_from_json, object_to_json
 from sdejax.model.networks import NETWORKS
 from sdejax.model.parametrisation import (
     ImageRange,
@@ -43,10 +44,9 @@ from sdejax.sde.variance_exploding import VESDE
 from sdejax.sde.variance_preserving import VPSDE, DiscreteVPSDE, SubVPSDE
 from sdejax.text.vocabulary import Vocabulary
 
-T = TypeVar("T")
 FORMAT = 2
-_PROCESSES: tuple[type[SDE], ...] = (VPSDE, SubVPSDE, VESDE, RectifiedFlow, DiscreteVPSDE)
-_PREDICTIONS: tuple[type[Prediction], ...] = (
+PROCESSES: tuple[type[SDE], ...] = (VPSDE, SubVPSDE, VESDE, RectifiedFlow, DiscreteVPSDE)
+PREDICTIONS: tuple[type[Prediction], ...] = (
     EDM,
     PredictCleanImage,
     PredictDisplacement,
@@ -56,14 +56,14 @@ _PREDICTIONS: tuple[type[Prediction], ...] = (
     PredictV,
     PredictVelocity,
 )
-_LABELS: tuple[type[Label], ...] = (TimeLabel, LogLevelLabel, LevelLabel, NoiseIndexLabel)
-_RANGES: tuple[type[ImageRange], ...] = (SymmetricRange, UnitRange)
-_CONDITIONERS: tuple[type[Conditioner], ...] = (Unconditional, ClassLabels, Vocabulary)
-_CODECS: tuple[type[Codec], ...] = (Identity,)
+LABELS: tuple[type[Label], ...] = (TimeLabel, LogLevelLabel, LevelLabel, NoiseIndexLabel)
+IMAGE_RANGES: tuple[type[ImageRange], ...] = (SymmetricRange, UnitRange)
+CONDITIONERS: tuple[type[Conditioner], ...] = (Unconditional, ClassLabels, Vocabulary)
+CODECS: tuple[type[Codec], ...] = (Identity,)
 
 
 class Architecture(NamedTuple):
-    """What a model is besides its parameters and their source."""
+    """Everything that a model is except its parameters and their source."""
 
     network: NCSNppConfig
     sde: SDE
@@ -72,109 +72,37 @@ class Architecture(NamedTuple):
     codec: Codec
 
 
-def object_to_json(value: Any) -> dict[str, Any]:
-    """A frozen dataclass as plain data: its class's name and its fields."""
-    fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-    return {"class": type(value).__name__, **fields}
-
-
-def object_from_json(name: str, data: Any, classes: Iterable[type[T]]) -> T:
-    """The inverse of `object_to_json`, for one of `classes`; `name` is what errors call it.
-
-    **Raises:** `ValueError` for a class that is not among them, a field that the class does not have, or a value of
-    another type or outside its range.
-    """
-    known = {cls.__name__: cls for cls in classes}
-    if not isinstance(data, Mapping):
-        raise ValueError(f"{name}={data!r}: must be an object with a class")
-    if data.get("class") not in known:
-        raise ValueError(f"{name} class={data.get('class')!r}: must be one of {', '.join(known)}")
-    fields = {key: value for key, value in data.items() if key != "class"}
-    return fields_from_json(name, fields, known[data["class"]])
-
-
-def fields_from_json(name: str, fields: Any, cls: type[T]) -> T:
-    """A dataclass from its fields as JSON has them: lists stand for tuples.
-
-    **Raises:** as `object_from_json`.
-    """
-    if not isinstance(fields, Mapping):
-        raise ValueError(f"{name}={fields!r}: must be an object")
-    try:
-        return dacite.from_dict(cls, fields, dacite.Config(cast=[tuple], strict=True))
-    except dacite.DaciteError as error:
-        raise ValueError(f"{name}: {error}") from None
-
-
 def sde_to_json(sde: SDE) -> dict[str, Any]:
     """A process as plain data."""
     return object_to_json(sde)
 
 
-def sde_from_json(data: Any) -> SDE:
-    """The inverse of `sde_to_json`."""
-    return object_from_json("sde", data, _PROCESSES)
+def sde_from_json(data: Any, *, complete: bool = True) -> SDE:
+    """The inverse of `sde_to_json`. If not `complete`, missing fields are at their defaults."""
+    return object_from_json("sde", data, PROCESSES, complete=complete)
 
 
 def parametrisation_to_json(parametrisation: Parametrisation) -> dict[str, Any]:
     """A parametrisation as plain data."""
-    return {field.name: object_to_json(getattr(parametrisation, field.name)) for field in _parts()}
+    return {
+        "prediction": object_to_json(parametrisation.prediction),
+        "condition": object_to_json(parametrisation.condition),
+        "images": object_to_json(parametrisation.images),
+    }
 
 
 def parametrisation_from_json(data: Any) -> Parametrisation:
-    """The inverse of `parametrisation_to_json`; takes the strings of format 1 as well."""
-    if not isinstance(data, Mapping):
-        raise ValueError(f"parametrisation={data!r}: must be an object")
-    if isinstance(data.get("prediction"), str) or isinstance(data.get("condition"), str):
-        return _parametrisation_of_format_1(dict(data))
-    if unknown := set(data) - {field.name for field in _parts()}:
-        raise ValueError(f"parametrisation: no such field as {min(unknown)!r}")
-    kinds = {"prediction": _PREDICTIONS, "condition": _LABELS, "images": _RANGES}
-    return Parametrisation(**{name: object_from_json(name, part, kinds[name]) for name, part in data.items()})
-
-
-def _parts() -> tuple[dataclasses.Field, ...]:
-    return dataclasses.fields(Parametrisation)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Format1:
-    """The parametrisation of format 1. Its "velocity" was e - x0 for every process."""
-
-    prediction: str = "edm"
-    condition: str = "log_level"
-    data_std: float = 0.5
-    levels: int = 1000
-    unit_range: bool = False
-    centred: bool = True
-
-
-def _parametrisation_of_format_1(data: dict[str, Any]) -> Parametrisation:
-    old = fields_from_json("parametrisation", data, _Format1)
-    predictions: dict[str, Prediction] = {
-        "noise": PredictNoise(),
-        "x0": PredictCleanImage(),
-        "v": PredictV(),
-        "velocity": PredictDisplacement(),
-        "edm": EDM(old.data_std),
-        "score": PredictScore(),
-        "scaled_score": PredictScaledScore(),
-    }
-    labels: dict[str, Label] = {
-        "time": TimeLabel(),
-        "log_level": LogLevelLabel(),
-        "level": LevelLabel(old.levels),
-        "noise_index": NoiseIndexLabel(old.levels),
-    }
-    for name, known in (("prediction", predictions), ("condition", labels)):
-        if getattr(old, name) not in known:
-            raise ValueError(f"{name}={getattr(old, name)!r}: must be one of {', '.join(known)}")
-    images = UnitRange(old.centred) if old.unit_range else SymmetricRange()
-    return Parametrisation(predictions[old.prediction], labels[old.condition], images)
+    """The inverse of `parametrisation_to_json`."""
+    _check_names("parametrisation.", data, ("prediction", "condition", "images"))
+    return Parametrisation(
+        object_from_json("prediction", data["prediction"], PREDICTIONS),
+        object_from_json("condition", data["condition"], LABELS),
+        object_from_json("images", data["images"], IMAGE_RANGES),
+    )
 
 
 def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
-    """Everything that a model is besides its parameters, as plain data."""
+    """A model without its parameters, as plain data."""
     return {
         "format": FORMAT,
         "network": object_to_json(architecture.network),
@@ -186,36 +114,54 @@ def architecture_to_json(architecture: Architecture) -> dict[str, Any]:
 
 
 def architecture_from_json(data: Any) -> Architecture:
-    """The inverse of `architecture_to_json`; reads format 1 as well.
+    """The inverse of `architecture_to_json`. Also reads format 1.
 
-    **Raises:** `ValueError` for a format, class, field or value that is not known.
+    **Raises:** `ValueError` if the format, a class, a field or a value is unknown, if a field is missing, or if the
+    prompts do not fit the network.
     """
     if not isinstance(data, Mapping):
         raise ValueError("must hold a JSON object")
-    if data.get("format") == 1:
-        data = _from_format_1(data)
-    elif data.get("format") != FORMAT:
-        raise ValueError(f"format={data.get('format')!r}: must be 1 or {FORMAT}; a newer sdejax may read it")
-    names = {"format", "network", "sde", "parametrisation", "conditioner", "codec"}
-    if wrong := names ^ set(data):
-        raise ValueError(f"{min(wrong)!r}: {'is missing' if min(wrong) in names else 'no such field'}")
-    return Architecture(
-        object_from_json("network", data["network"], NETWORKS),
-        sde_from_json(data["sde"]),
+    number = data.get("format")
+    if type(number) is not int or not 1 <= number <= FORMAT:
+        raise ValueError(f"format={number!r}: must be a whole number from 1 to {FORMAT}; a newer sdejax may read it")
+    complete = number == FORMAT
+    if number == 1:
+        data = from_format_1(data)
+    _check_names("", data, ("format", *Architecture._fields))
+    found = Architecture(
+        object_from_json("network", data["network"], NETWORKS, complete=complete),
+        sde_from_json(data["sde"], complete=complete),
         parametrisation_from_json(data["parametrisation"]),
-        object_from_json("conditioner", data["conditioner"], _CONDITIONERS),
-        object_from_json("codec", data["codec"], _CODECS),
+        object_from_json("conditioner", data["conditioner"], CONDITIONERS, complete=complete),
+        object_from_json("codec", data["codec"], CODECS, complete=complete),
     )
+    _check_conditioner(found)
+    return found
 
 
-def _from_format_1(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Format 1 had one class of networks, and a vocabulary or none."""
-    words, rest = data.get("vocabulary"), {name: value for name, value in data.items() if name != "vocabulary"}
-    if not isinstance(data.get("network"), Mapping):
-        raise ValueError(f"network={data.get('network')!r}: must be an object")
-    return {
-        **rest,
-        "network": {"class": NCSNppConfig.__name__, **data["network"]},
-        "conditioner": {"class": "Unconditional"} if words is None else {"class": "Vocabulary", **words},
-        "codec": {"class": "Identity"},
-    }
+def _check_names(prefix: str, data: Any, names: tuple[str, ...]) -> None:
+    """**Raises:** `ValueError` if an object lacks one of `names`, or has another."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{prefix.rstrip('.')}={data!r}: must be an object")
+    for name in data:
+        if name not in names:
+            raise ValueError(f"{prefix}{name}: no such field; the fields are {', '.join(names)}")
+    for name in names:
+        if name not in data:
+            raise ValueError(f"{prefix}{name}: is missing")
+
+
+def _check_conditioner(found: Architecture) -> None:
+    """**Raises:** `ValueError` if the network has another number of classes or words than its conditioner."""
+    network, conditioner = found.network, found.conditioner
+    if not isinstance(network, NCSNppConfig):
+        return  # networks of other classes have fields of their own
+    classes = conditioner.size if isinstance(conditioner, ClassLabels) else 0
+    vocabulary, words = (conditioner.size, conditioner.length) if isinstance(conditioner, Vocabulary) else (0, 0)
+    if network.classes != classes:
+        raise ValueError(f"network.classes={network.classes}: must be {classes}, as its conditioner has")
+    if network.words != words or (words and network.vocabulary != vocabulary):
+        raise ValueError(
+            f"network.words={network.words}, network.vocabulary={network.vocabulary}: must be {words} and {vocabulary},"
+            " as its conditioner has"
+        )

@@ -1,14 +1,14 @@
-"""Weights in and out: other people's files to a snapshot with a card, and a snapshot to files that others read."""
+"""Import other people's weights as a snapshot with a card; export a snapshot to files that other libraries read."""
 
 import re
 from pathlib import Path
 
-from sdejax.media.images import write_atomically
 from sdejax.model.model import Model
 from sdejax.model.snapshot import save
 from sdejax.pretrained.diffusers.pipeline import write_diffusers
 from sdejax.pretrained.hub import resolve
 from sdejax.pretrained.load import load
+from sdejax.runtime.files import write_atomically
 from sdejax.sde.base import SDE
 
 
@@ -21,11 +21,15 @@ def import_model(
     size: int | None = None,
     fir: bool | None = None,
 ) -> Model:
-    """Read what `sdejax.load` reads and write it as a snapshot, whose card says where it is from.
+    """Read a model as `sdejax.load` does, and write it as a snapshot with a card.
 
-    The licence is what the source's README.md or LICENSE says, unless given.
+    **Arguments:**
 
-    **Raises:** `ValueError`, with nothing written, where the source cannot be read.
+    - `source`, `sde`, `size`, `fir`: as in `sdejax.load`.
+    - `out`: the folder of the snapshot.
+    - `licence`: what the card says of the licence. "" takes it from the README.md or LICENSE of the source.
+
+    **Raises:** `ValueError`, with nothing written, if the source cannot be read.
     """
     model = load(source, sde=sde, size=size, fir=fir)
     out = Path(out)
@@ -36,9 +40,9 @@ def import_model(
 
 
 def export_model(snapshot: str | Path, out: str | Path) -> str:
-    """Write a model as safetensors by our names (a snapshot), and as a diffusers folder where its layout can hold it.
+    """Write a model as a snapshot in float32, and in the same folder as diffusers does, if that layout can express it.
 
-    Returns "", or why there is no diffusers folder.
+    **Returns:** why there is no diffusers folder, or "".
     """
     model = load(snapshot)
     reason = ""
@@ -51,7 +55,7 @@ def export_model(snapshot: str | Path, out: str | Path) -> str:
 
 
 def _stated_licence(source: Path) -> str:
-    """What the source says of its licence: the head of its README.md, or the first line of its LICENSE."""
+    """What the source says of its licence: in the head of its README.md, or in the first line of its LICENSE."""
     for folder in (source, source.parent):
         readme, licence = folder / "README.md", folder / "LICENSE"
         if readme.is_file():

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from sdejax.media.images import write_atomically
+from sdejax.runtime.files import write_atomically
 
 
 def read_weights(file: Path) -> dict[str, np.ndarray]:

@@ -1,11 +1,32 @@
-"""`sdejax.load`: a model from wherever its weights are."""
+"""`sdejax.load`: a model from its weights, in any of the layouts in `LAYOUTS`."""
 
 from pathlib import Path
 
 from sdejax.model.model import Model
-from sdejax.model.snapshot import load_snapshot
-from sdejax.pretrained.diffusers.pipeline import is_diffusers, read_diffusers
+from sdejax.model.snapshot import is_snapshot, load_snapshot
+from sdejax.pretrained.ddpm import DDPMLayout
+from sdejax.pretrained.diffusers.pipeline import DiffusersLayout
+from sdejax.pretrained.score_sde import ScoreSDELayout
+from sdejax.pretrained.weights_layout import LoadOptions, WeightsLayout
 from sdejax.sde.base import SDE
+
+
+class SnapshotLayout:
+    """Snapshots of this library (`sdejax.model.snapshot`)."""
+
+    description = "a snapshot folder with model.json"
+
+    def reads(self, path: Path) -> bool:
+        """Whether it is a folder with model.json."""
+        return is_snapshot(path)
+
+    def read(self, path: Path, options: LoadOptions) -> Model:
+        """Read the snapshot, which says everything itself."""
+        return load_snapshot(path)
+
+
+# The first that reads a path is taken. `sdejax export` writes a snapshot and a diffusers folder into one folder.
+LAYOUTS: tuple[WeightsLayout, ...] = (SnapshotLayout(), DiffusersLayout(), ScoreSDELayout(), DDPMLayout())
 
 
 def load(path: str | Path, *, sde: SDE | None = None, size: int | None = None, fir: bool | None = None) -> Model:
@@ -17,38 +38,41 @@ def load(path: str | Path, *, sde: SDE | None = None, size: int | None = None, f
 
       - a snapshot folder of this library;
       - a diffusers folder with a `UNet2DModel` of the DDPM or NCSN++ family, and its scheduler;
-      - a `.pth` checkpoint of score_sde's PyTorch release, of which the EMA weights are taken;
-      - a `.ckpt` file with a DDPM as SDEdit's code loads it;
-      - `hf://owner/name@revision`, any of the above in a repository of the Hugging Face hub (extra `hub`).
+      - a `.pth` checkpoint of score_sde's PyTorch release; its averaged weights (EMA) are taken;
+      - a `.ckpt` file with a DDPM, as SDEdit's code loads it;
+      - `hf://owner/name@revision`, a repository of the Hugging Face Hub with one of these (extra `hub`).
 
-    - `sde`: the process, for a `.pth` file, which does not say it: VE with the file's levels for Fourier embeddings,
-      else `VPSDE()`, unless given.
-    - `size`: the images' side, for `.pth` and `.ckpt` files without attention at 16 pixels.
-    - `fir`: whether a `.pth` file's network filters as it resamples, where its weights do not show it.
+    - `sde`: the process that a `.pth` file's network was trained on, which the file does not say. None is `VESDE` with
+      the file's noise levels for a network with Fourier features, and else `VPSDE()`.
+    - `size`: the side of the images, for `.pth` and `.ckpt` files without attention at 16 pixels.
+    - `fir`: whether a `.pth` file's network filters as it resamples, if its weights do not show it.
 
-    torch files need the extra `torch`; they are read without executing the pickles in them.
+    PyTorch files need the extra `torch`. They are read without running the code that may be in them.
 
-    **Returns:** a `Model`; its `source` is the SHA-256 of the weights' file.
+    **Returns:** a `Model`. Its `source` is the SHA-256 of the file of weights.
 
-    **Raises:** `ValueError`, naming the path, where it is none of these, a file is missing, cut short or damaged, or
-    the weights are not those of an architecture that the library has.
+    **Raises:** `ValueError` that names the path, if it is none of these, if a file is missing, cut short or damaged, or
+    if the weights are not those of an architecture that this library has.
     """
-    if str(path).startswith("hf://"):
-        from sdejax.pretrained.hub import resolve
+    found = _downloaded(str(path)) if str(path).startswith("hf://") else Path(path)
+    layout = _layout_of(found)
+    if layout is None:
+        fault = "cannot be read" if found.exists() else "no such folder"
+        known = ", ".join(layout.description for layout in LAYOUTS)
+        raise ValueError(f"snapshot={str(path)!r}: {fault}; must be one of: {known}")
+    return layout.read(found, LoadOptions(sde, size, fir))
 
-        path = resolve(str(path))
-        files = sorted(f for f in path.iterdir() if f.suffix in (".pth", ".ckpt"))
-        if not (path / "model.json").is_file() and not is_diffusers(path) and len(files) == 1:
-            path = files[0]
-    path = Path(path)
-    if path.suffix == ".pth":
-        from sdejax.pretrained.score_sde import read_score_sde
 
-        return read_score_sde(path, sde=sde, fir=fir, size=size)
-    if path.suffix == ".ckpt":
-        from sdejax.pretrained.ddpm import read_ddpm
+def _layout_of(path: Path) -> WeightsLayout | None:
+    return next((layout for layout in LAYOUTS if layout.reads(path)), None)
 
-        return read_ddpm(path, size=size)
-    if path.is_dir() and not (path / "model.json").is_file() and is_diffusers(path):
-        return read_diffusers(path)
-    return load_snapshot(path)
+
+def _downloaded(address: str) -> Path:
+    """The folder of a repository of the Hub, or the one file of weights in it."""
+    from sdejax.pretrained.hub import resolve
+
+    folder = resolve(address)
+    if _layout_of(folder) is not None:
+        return folder
+    files = [file for file in sorted(folder.iterdir()) if file.is_file() and _layout_of(file) is not None]
+    return files[0] if len(files) == 1 else folder

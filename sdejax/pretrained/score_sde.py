@@ -1,16 +1,9 @@
-"""Checkpoints of the PyTorch release of score_sde (Song et al. 2021) -> Model.
+"""Checkpoints of the PyTorch release of score_sde (Song et al. 2021).
 
-The release keeps a network's layers in one list, `all_modules`, in the order in which it runs them, so a checkpoint
-says neither what a layer is for nor how the network was configured. Both are found from the layers' kinds: of the few
-networks with as many residual blocks, the one whose layers come in the same order and have the same shapes.
-
-What shapes cannot say is taken as the release has it: attention is at 16 pixels; DDPM's class adds its skips as they
-are and has 32 groups in every norm, all others divide by sqrt(2) and have min(channels // 4, 32); Fourier features mean
-VE in continuous time.
+`score_sde_network` finds the network from the order of its modules. Fourier features mean VE in continuous time.
 """
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,18 +25,14 @@ from sdejax.model.parametrisation import (
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.nn.params import from_names, shapes, to_names
 from sdejax.pretrained.files import digest, read_torch
-from sdejax.pretrained.layout import image_side, with_our_axes
+from sdejax.pretrained.layout import with_our_axes
+from sdejax.pretrained.score_sde_network import COMBINE, FOURIER, NOTHING, Module, State, modules_of, network_of, order
+from sdejax.pretrained.weights_layout import LoadOptions
 from sdejax.sde.base import SDE
 from sdejax.sde.variance_exploding import VESDE
 from sdejax.sde.variance_preserving import VPSDE, DiscreteVPSDE, SubVPSDE
 
-State = Mapping[str, np.ndarray]
-
-# The kinds of module, in words fit for a message. NOTHING has a place in the list and no parameters.
-FOURIER, LINEAR, CONV, NORM = "the Fourier features", "a linear layer", "a convolution", "a group norm"
-RESIDUAL, ATTENTION = "a residual block", "an attention block"
-COMBINE, RESAMPLE, NOTHING = "a 1 x 1 convolution", "a resampling convolution", "nothing"
-
+# Our names of a module's layers, and the release's.
 _LAYERS = {
     "": "",
     "norm0": "GroupNorm_0.",
@@ -59,13 +48,18 @@ _LAYERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Module:
-    """One entry of `all_modules` that has parameters."""
+class ScoreSDELayout:
+    """`.pth` files."""
 
-    number: int
-    kind: str
-    arrays: dict[str, np.ndarray]
+    description = "a .pth file of score_sde's PyTorch release"
+
+    def reads(self, path: Path) -> bool:
+        """Whether the name ends in .pth."""
+        return path.suffix == ".pth"
+
+    def read(self, path: Path, options: LoadOptions) -> Model:
+        """Read the file."""
+        return read_score_sde(path, sde=options.sde, fir=options.fir, size=options.size)
 
 
 def read_score_sde(
@@ -75,14 +69,16 @@ def read_score_sde(
 
     **Arguments:**
 
-    - `sde`: the process it was trained on, for images in [-1, 1]. None is VE with the checkpoint's own noise levels for
-      a network with Fourier features, and else VP. A network with a positional embedding takes `SubVPSDE`, a VP chain
-      of levels, or a `VESDE`, for VE in discrete time; VE's levels are twice those for images in [0, 1].
-    - `fir`: whether its blocks filter as they resample, where its layers do not show it. None is yes for networks with
-      Fourier features or progressive input or output.
-    - `size`: the side of its images; None finds it from the level with attention.
+    - `path`: the file.
+    - `sde`: the process that the network was trained on, for images in [-1, 1]. None is VE with the file's own noise
+      levels for a network with Fourier features, and else VP. A network with a positional embedding may also have
+      `SubVPSDE`, a `DiscreteVPSDE`, or a `VESDE`, which means VE in discrete time. The levels of a `VESDE` are twice
+      those for images in [0, 1].
+    - `fir`: whether its blocks filter as they resample, if its layers do not show it. None is yes for networks with
+      Fourier features or with progressive input or output.
+    - `size`: the side of its images. None derives it from the level with attention.
 
-    **Raises:** `ValueError`, naming the path, where the file is not such a checkpoint or an argument does not fit it.
+    **Raises:** `ValueError` that names the path, if the file is not such a checkpoint or an argument does not fit it.
     """
     content = read_torch(path)
     try:
@@ -97,11 +93,11 @@ def read_score_sde(
 
 
 def averaged(state: State, shadow: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """The state with its trained parameters, in their order, replaced by their running averages `shadow`."""
+    """The state dict with the moving averages `shadow` in place of its trained parameters, in their order."""
     # The noise levels are a buffer, and the Fourier frequencies are not trained: neither has an average.
     names = [name for name in state if re.search(r"all_modules\.\d+\.(?!W$)", name)]
     if len(names) != len(shadow):
-        raise ValueError(f"ema has {len(shadow)} parameters, where the model has {len(names)} that are trained")
+        raise ValueError(f"ema has {len(shadow)} parameters, but the model has {len(names)} that are trained")
     for name, value in zip(names, shadow, strict=True):
         if value.shape != state[name].shape:
             raise ValueError(f"ema has shape {value.shape} in the place of {name!r}, which has {state[name].shape}")
@@ -109,13 +105,13 @@ def averaged(state: State, shadow: Sequence[np.ndarray]) -> dict[str, np.ndarray
 
 
 def from_state(state: State, *, sde: SDE | None = None, fir: bool | None = None, size: int | None = None) -> Model:
-    """The model of a network's state dict; arguments as for `read_score_sde`.
+    """The model of a state dict; arguments as in `read_score_sde`.
 
-    **Raises:** `ValueError` where no network of the release has these modules, or an argument does not fit them.
+    **Raises:** `ValueError` if no network of the release has these modules, or an argument does not fit them.
     """
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    modules = _modules(state)
-    config = _settled(_matching(modules), modules, fir, size)
+    modules = modules_of(state)
+    config = network_of(modules, fir, size)
     sde, parametrisation = _process(config, sde, state.get("sigmas"))
     config = dataclasses.replace(config, scale_by_sigma=parametrisation.prediction == PredictScore())
     abstract = FlaxNetwork.abstract(config).params
@@ -124,7 +120,7 @@ def from_state(state: State, *, sde: SDE | None = None, fir: bool | None = None,
 
 
 def to_state(model: Model) -> dict[str, np.ndarray]:
-    """The model's parameters as the release names and lays them out; the inverse of `from_state`."""
+    """The model's parameters with the release's names and axes: the inverse of `from_state`."""
     arrays = to_names(model.params)
     return {
         f"all_modules.{place}.{key}": _to_theirs(np.asarray(arrays[name]), key)
@@ -133,53 +129,55 @@ def to_state(model: Model) -> dict[str, np.ndarray]:
     }
 
 
-def order(config: NCSNppConfig) -> list[tuple[str, str]]:
-    """The release's `all_modules` for a network: what we call each module, and its kind."""
-    return list(_order(config))
+def _process(config: NCSNppConfig, sde: SDE | None, sigmas: np.ndarray | None) -> tuple[SDE, Parametrisation]:
+    """The process that the network was trained on, and what its input and output mean there.
 
-
-def _order(config: NCSNppConfig) -> Iterator[tuple[str, str]]:
-    levels = config.levels()
-    resample = RESIDUAL if config.resblock == "biggan" else RESAMPLE if config.resample_with_conv else NOTHING
+    For VE the release's images are in [0, 1], so its noise levels are half of ours. Its networks centre the images.
+    """
+    levels = [] if sigmas is None else [2.0 * float(sigma) for sigma in sigmas]
+    if not levels and (isinstance(sde, VESDE) or (sde is None and config.embedding == "fourier")):
+        raise ValueError(f"sde={sde!r}: the checkpoint lacks its noise levels, the buffer sigmas")
     if config.embedding == "fourier":
-        yield "label", FOURIER
-    if config.conditional:
-        yield from (("embed0", LINEAR), ("embed1", LINEAR))
-    yield "conv_in", CONV
-    for i, (name, _, attends) in enumerate(levels):
-        for j in range(config.blocks):
-            yield f"down.{name}.block{j}", RESIDUAL
-            if attends:
-                yield f"down.{name}.attention{j}", ATTENTION
-        if i == len(levels) - 1:
-            break
-        yield f"down.{name}.downsample", resample
-        if config.progressive_input == "input_skip":
-            yield "", NOTHING  # the image's own downsampling
-            yield f"down.{name}.input", COMBINE
-        elif config.progressive_input == "residual":
-            yield f"down.{name}.input", RESAMPLE
-    yield from (("middle.block0", RESIDUAL), ("middle.attention", ATTENTION), ("middle.block1", RESIDUAL))
-    for i, (name, _, attends) in reversed(list(enumerate(levels))):
-        for j in range(config.blocks + 1):
-            yield f"up.{name}.block{j}", RESIDUAL
-        if attends:
-            yield f"up.{name}.attention{config.blocks}", ATTENTION
-        coarsest = i == len(levels) - 1
-        if config.progressive == "output_skip" and not coarsest:
-            yield "", NOTHING  # the image's own upsampling
-        if config.progressive == "output_skip" or (config.progressive == "residual" and coarsest):
-            yield from ((f"up.{name}.norm_out", NORM), (f"up.{name}.conv_out", CONV))
-        elif config.progressive == "residual":
-            yield f"up.{name}.output", RESAMPLE
-        if i > 0:
-            yield f"up.{name}.upsample", resample
-    if config.progressive != "output_skip":
-        yield from (("norm_out", NORM), ("conv_out", CONV))
+        # Six digits, because the levels in the file are rounded.
+        sde = sde or VESDE(*(float(f"{level:.6g}") for level in (min(levels), max(levels))))
+        if not isinstance(sde, VESDE):
+            raise ValueError(f"sde={sde!r}: must be a VESDE for a network with Fourier features")
+        return sde, Parametrisation(PredictScore(), LogLevelLabel(), UnitRange())
+    sde = sde or VPSDE(0.1, 20.0)
+    if isinstance(sde, VPSDE | SubVPSDE):
+        return sde, Parametrisation(PredictNoise(), TimeLabel())
+    if isinstance(sde, DiscreteVPSDE):
+        return sde, Parametrisation(PredictNoise(), LevelLabel(len(sde.betas)))
+    if isinstance(sde, VESDE):
+        return sde, Parametrisation(PredictScaledScore(), NoiseIndexLabel(len(levels)), UnitRange())
+    raise ValueError(f"sde={sde!r}: must be a VPSDE, SubVPSDE, DiscreteVPSDE or VESDE")
+
+
+def _arrays(
+    config: NCSNppConfig, modules: list[Module], wanted: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The parameters by our names. Each must have the shape in `wanted`."""
+    arrays = {}
+    entries = [(prefix, kind) for prefix, kind in order(config) if kind != NOTHING]
+    for (prefix, kind), module in zip(entries, modules, strict=True):
+        keys = {key: name for name, key in _keys(config, prefix, kind, wanted)}
+        # Nothing reads the Fourier features of a network without a label.
+        for key in [] if kind == FOURIER and not config.conditional else sorted({*keys, *module.arrays}):
+            place = f"all_modules.{module.number}.{key}"
+            if key not in module.arrays:
+                raise ValueError(f"{place} is missing in {kind.removeprefix('a ').removeprefix('an ')}")
+            if key not in keys:
+                raise ValueError(f"{place} is too many in {kind.removeprefix('a ').removeprefix('an ')}")
+            value = _to_ours(module.arrays[key], key)
+            if value.shape != wanted[keys[key]]:
+                theirs = _to_theirs(np.empty(wanted[keys[key]]), key).shape
+                raise ValueError(f"{place} has shape {module.arrays[key].shape}, but the network has {theirs} there")
+            arrays[keys[key]] = value
+    return arrays
 
 
 def _keys(config: NCSNppConfig, prefix: str, kind: str, names: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """For each of our parameters in one module: its name, and what the release calls it there."""
+    """Each of our parameters in one module: its name, and the release's name for it inside the module."""
     layers = {
         **_LAYERS,
         "conv": "Conv2d_0." if config.fir else "Conv_0.",
@@ -198,179 +196,8 @@ def _keys(config: NCSNppConfig, prefix: str, kind: str, names: Mapping[str, Any]
                 yield name, layers[layer] + ("bias" if leaf == "bias" else "weight")
 
 
-def _modules(state: State) -> list[_Module]:
-    """The modules that have parameters, in order."""
-    arrays: dict[int, dict[str, np.ndarray]] = {}
-    for name, value in state.items():
-        if match := re.fullmatch(r"all_modules\.(\d+)\.(.+)", name):
-            arrays.setdefault(int(match[1]), {})[match[2]] = value
-    if not arrays:
-        raise ValueError("has no parameters all_modules.N of a network of score_sde")
-    modules = [_Module(number, _kind(number, arrays[number]), arrays[number]) for number in sorted(arrays)]
-    if not any(module.kind == LINEAR for module in modules):
-        # An unconditional network has the layers that would read the label, and never runs them.
-        modules = [
-            dataclasses.replace(m, arrays={k: v for k, v in m.arrays.items() if not k.startswith("Dense_0.")})
-            for m in modules
-        ]
-    return modules
-
-
-def _kind(number: int, arrays: State) -> str:
-    if "GroupNorm_1.weight" in arrays and "Conv_1.weight" in arrays:
-        return RESIDUAL
-    if "NIN_3.W" in arrays:
-        return ATTENTION
-    for key in ("Conv2d_0.weight", "Conv_0.weight"):
-        if key in arrays:
-            return COMBINE if arrays[key].shape[2:] == (1, 1) else RESAMPLE
-    if "W" in arrays:
-        return FOURIER
-    kind = {1: NORM, 2: LINEAR, 4: CONV}.get(arrays["weight"].ndim) if "weight" in arrays else None
-    if kind is None:
-        raise ValueError(f"all_modules.{number} has {', '.join(arrays)}, which no module of score_sde has")
-    return kind
-
-
-def _matching(modules: list[_Module]) -> NCSNppConfig:
-    """The network with modules of these kinds in this order; its images are as small as its levels allow."""
-    kinds = [module.kind for module in modules]
-    agreed, nearest = -1, None
-    for config in _candidates(modules):
-        expected = [kind for _, kind in order(config) if kind != NOTHING]
-        if expected == kinds:
-            return config
-        pairs = itertools.zip_longest(kinds, expected)
-        count = next(i for i, (own, other) in enumerate(pairs) if own != other)
-        if count > agreed:
-            agreed, nearest = count, expected
-    if nearest is None:
-        blocks = kinds.count(RESIDUAL)
-        raise ValueError(f"has {blocks} residual blocks and {kinds.count(CONV)} convolutions, as no network has")
-    wanted = nearest[agreed] if agreed < len(nearest) else NOTHING
-    found, place = (kinds[agreed], modules[agreed].number) if agreed < len(kinds) else (NOTHING, len(modules))
-    raise ValueError(f"all_modules.{place} is {found}, where the nearest network of score_sde has {wanted}")
-
-
-def _candidates(modules: list[_Module]) -> Iterator[NCSNppConfig]:
-    """The networks with as many residual blocks, in the release's family."""
-    places = [place for place, module in enumerate(modules) if module.kind == RESIDUAL]
-    first = next((module.arrays["weight"] for module in modules if module.kind == CONV), None)
-    if first is None:
-        return
-    channels, image = first.shape[:2]
-    ddpm = any("NIN_0.W" in modules[place].arrays for place in places)
-    combine = next((place for place, module in enumerate(modules) if module.kind == COMBINE), None)
-    cat = combine is not None and combine + 1 < len(modules) and _is_cat(modules[combine], modules[combine + 1])
-    for levels in range(1, len(places)):
-        # Two in the middle, `blocks` down and one more up at each level, and between two levels those that resample.
-        blocks, rest = divmod(len(places) - 2 - levels - (0 if ddpm else 2 * (levels - 1)), 2 * levels)
-        if blocks < 1 or rest:
-            continue
-        firsts = places[:: blocks + (0 if ddpm else 1)][:levels]
-        outputs = [len(modules[place].arrays["Conv_1.weight"]) for place in firsts]
-        sides = [2 ** (levels - 1 - i) for i in range(levels)]
-        attention = tuple(
-            side for side, place in zip(sides, firsts, strict=True) if modules[place + 1].kind == ATTENTION
-        )
-        for progressive, progressive_input, with_conv in itertools.product(
-            ("none", "output_skip", "residual"), ("none", "input_skip", "residual"), (True, False) if ddpm else (True,)
-        ):
-            yield NCSNppConfig(
-                shape=(sides[0], sides[0], image),
-                channels=channels,
-                multipliers=tuple(output // channels for output in outputs),
-                blocks=blocks,
-                attention=attention,
-                resblock="ddpm" if ddpm else "biggan",
-                resample_with_conv=with_conv,
-                progressive=progressive,
-                progressive_input=progressive_input,
-                progressive_combine="cat" if cat else "sum",
-                conditional=any(module.kind == LINEAR for module in modules),
-                embedding="fourier" if any(module.kind == FOURIER for module in modules) else "positional",
-            )
-
-
-def _is_cat(combine: _Module, block: _Module) -> bool:
-    """Whether a level's image is put beside its features rather than added: the next norm sees twice the channels."""
-    norm = block.arrays.get("GroupNorm_0.weight")
-    return norm is not None and len(norm) == 2 * len(combine.arrays["Conv_0.weight"])
-
-
-def _settled(config: NCSNppConfig, modules: list[_Module], fir: bool | None, size: int | None) -> NCSNppConfig:
-    """The config with what the order of the modules does not say."""
-    levels = [i for i, (_, _, attends) in enumerate(config.levels()) if attends]
-    size = image_side(size, levels, len(config.multipliers))
-    shown = {"Conv2d_0.weight" in module.arrays for module in modules if module.kind == RESAMPLE}
-    progressive = config.progressive != "none" or config.progressive_input != "none"
-    if fir is not None and shown and fir not in shown:
-        raise ValueError(f"fir={fir}: must be {not fir} for this network, whose resampling convolutions show it")
-    if fir is None:
-        fir = shown == {True} if shown else progressive or config.embedding == "fourier"
-    # The class DDPM has none of NCSN++'s options, and its 32 groups must divide its channels.
-    ddpm = config.resblock == "ddpm" and not (fir or progressive or config.embedding == "fourier")
-    ddpm = ddpm and config.conditional and config.channels % 32 == 0
-    return dataclasses.replace(
-        config,
-        shape=(size, size, config.shape[2]),
-        attention=tuple(size // 2**i for i in levels),
-        fir=fir,
-        rescale=not ddpm,
-        groups=32 if ddpm else None,
-        dropout=0.1 if size == 32 else 0.0,
-    )
-
-
-def _process(config: NCSNppConfig, sde: SDE | None, sigmas: np.ndarray | None) -> tuple[SDE, Parametrisation]:
-    """What the network was trained on, and what its input and output mean there.
-
-    The release's images are in [0, 1] for VE, so its noise levels are half of ours; its networks centre them.
-    """
-    levels = [] if sigmas is None else [2.0 * float(sigma) for sigma in sigmas]
-    if not levels and (isinstance(sde, VESDE) or (sde is None and config.embedding == "fourier")):
-        raise ValueError(f"sde={sde!r}: the checkpoint lacks its noise levels, the buffer sigmas")
-    if config.embedding == "fourier":
-        # Six digits: the levels were rounded when they were computed from the published ones.
-        sde = sde or VESDE(*(float(f"{level:.6g}") for level in (min(levels), max(levels))))
-        if not isinstance(sde, VESDE):
-            raise ValueError(f"sde={sde!r}: must be a VESDE for a network with Fourier features")
-        return sde, Parametrisation(PredictScore(), LogLevelLabel(), UnitRange())
-    sde = sde or VPSDE(0.1, 20.0)
-    if isinstance(sde, VPSDE | SubVPSDE):
-        return sde, Parametrisation(PredictNoise(), TimeLabel())
-    if isinstance(sde, DiscreteVPSDE):
-        return sde, Parametrisation(PredictNoise(), LevelLabel(len(sde.betas)))
-    if isinstance(sde, VESDE):
-        return sde, Parametrisation(PredictScaledScore(), NoiseIndexLabel(len(levels)), UnitRange())
-    raise ValueError(f"sde={sde!r}: must be a VPSDE, SubVPSDE, DiscreteVPSDE or VESDE")
-
-
-def _arrays(
-    config: NCSNppConfig, modules: list[_Module], wanted: Mapping[str, tuple[int, ...]]
-) -> dict[str, np.ndarray]:
-    """The parameters by our names, each of the shape that is wanted."""
-    arrays = {}
-    entries = [(prefix, kind) for prefix, kind in order(config) if kind != NOTHING]
-    for (prefix, kind), module in zip(entries, modules, strict=True):
-        keys = {key: name for name, key in _keys(config, prefix, kind, wanted)}
-        # Without a label nothing reads the Fourier features.
-        for key in [] if kind == FOURIER and not config.conditional else sorted({*keys, *module.arrays}):
-            place = f"all_modules.{module.number}.{key}"
-            if key not in module.arrays:
-                raise ValueError(f"{place} is missing in {kind.removeprefix('a ').removeprefix('an ')}")
-            if key not in keys:
-                raise ValueError(f"{place} is too many in {kind.removeprefix('a ').removeprefix('an ')}")
-            value = _to_ours(module.arrays[key], key)
-            if value.shape != wanted[keys[key]]:
-                theirs = _to_theirs(np.empty(wanted[keys[key]]), key).shape
-                raise ValueError(f"{place} has shape {module.arrays[key].shape}, where the network has {theirs}")
-            arrays[keys[key]] = value
-    return arrays
-
-
 def _to_ours(value: np.ndarray, key: str) -> np.ndarray:
-    """A parameter with our axes; the release keeps what it calls W as we do."""
+    """A parameter with our axes. The release's matrices W already have them."""
     return value if key.endswith("W") else with_our_axes(value)
 
 

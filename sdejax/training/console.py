@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sdejax.media.images import write_atomically
+from sdejax.runtime.files import write_atomically
 from sdejax.training.config import Config
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of DDPM's port to PyTorch, against its network run slowly on the same state dict."""
+"""Checkpoints of DDPM's port to PyTorch, against a slow network in numpy on the same state dict."""
 
 import jax
 import numpy as np
@@ -39,16 +39,16 @@ def test_it_predicts_the_noise_at_its_levels():
         assert np.abs(own - theirs).max() < 1e-4 * np.abs(theirs).max()
 
 
-def test_the_side_of_the_images_puts_attention_at_16_pixels():
+def test_the_side_of_the_images_follows_from_attention_at_16_pixels():
     config = from_state(_state()).config
     assert (config.shape, config.attention) == ((32, 32, 3), (16,))
-    with pytest.raises(ValueError, match="size=None: must be given for a network with attention at 2 levels"):
+    with pytest.raises(ValueError, match=r"^size=None: "):
         from_state(_state(Ported(attention=(8, 4))))
-    with pytest.raises(ValueError, match="size=7: must be a multiple of 2, as the network has 2 levels"):
+    with pytest.raises(ValueError, match=r"^size=7: "):
         from_state(_state(), size=7)
 
 
-def test_other_networks_are_refused_with_the_parameter():
+def test_another_network_is_refused_by_the_name_of_a_parameter():
     state = _state()
     refusals = [
         ({}, "lacks the parameters conv_in.weight and down.0.block.0.conv1.weight"),
@@ -58,11 +58,11 @@ def test_other_networks_are_refused_with_the_parameter():
         ),
         (
             {**state, "up.0.attn.0.q.bias": state["conv_in.bias"]},
-            "has the parameter 'up.0.attn.0.q.bias', which is not",
+            "has the parameter 'up.0.attn.0.q.bias', which",
         ),
         (
             {**state, "conv_out.weight": state["conv_in.weight"]},
-            r"'conv_out.weight' has shape \(32, 3, 3, 3\), which is",
+            r"'conv_out.weight' has shape \(32, 3, 3, 3\)",
         ),
         ({**state, "conv_in.weight": np.zeros((48, 3, 3, 3))}, "conv_in.weight has 48 channels"),
     ]
@@ -71,7 +71,7 @@ def test_other_networks_are_refused_with_the_parameter():
             from_state(wrong, size=8)
 
 
-def test_a_file_gives_its_network_and_of_a_training_run_the_average(tmp_path):
+def test_of_the_list_that_training_writes_the_average_is_taken(tmp_path):
     torch = pytest.importorskip("torch")
     network = {name: torch.from_numpy(value) for name, value in _state().items()}
     average = {name: value + 1.0 for name, value in network.items()}
@@ -87,5 +87,5 @@ def test_a_file_gives_its_network_and_of_a_training_run_the_average(tmp_path):
         np.testing.assert_array_equal(model.params["conv_in"]["bias"][...], bias["conv_in.bias"].numpy())
         assert model.source.startswith("sha256:")
     torch.save({"weights": network}, file)
-    with pytest.raises(ValueError, match=r"path='.*celeba.ckpt': is not a checkpoint of DDPM"):
+    with pytest.raises(ValueError, match=r"^path='.*celeba.ckpt': is not a checkpoint of DDPM"):
         read_ddpm(file)

@@ -1,6 +1,5 @@
-"""Snapshots and checkpoints come back bit for bit, and damaged ones are named."""
+"""Checkpoints come back bit for bit, and damaged ones are named."""
 
-import json
 import os
 
 import jax
@@ -9,74 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-import sdejax as sj
-from sdejax.model.snapshot import load_snapshot as load
-from sdejax.model.snapshot import save
 from sdejax.runtime.sharding import place, state_shardings, train_mesh
 from sdejax.training.checkpoints import Checkpoints
 from sdejax.training.step import init_state
-from tests.tiny import tiny_model
-
-
-@pytest.fixture(scope="module")
-def snapshot(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("snapshot") / "tiny"
-    model = tiny_model(sde=sj.VESDE(sigma_max=20.0))
-    save(folder, model)
-    return folder, model
-
-
-def test_a_snapshot_comes_back_bit_for_bit(snapshot):
-    folder, model = snapshot
-    loaded = load(folder)
-    assert (loaded.config, loaded.sde, loaded.parametrisation) == (model.config, model.sde, model.parametrisation)
-    assert loaded.vocabulary == model.vocabulary
-    assert jax.tree.structure(loaded.params) == jax.tree.structure(model.params)
-    for a, b in zip(jax.tree.leaves(loaded.params), jax.tree.leaves(model.params), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert loaded.source.startswith("sha256:")
-
-
-def test_half_precision_is_within_its_rounding(snapshot, tmp_path):
-    _, model = snapshot
-    save(tmp_path / "half", model, dtype="float16")
-    for a, b in zip(jax.tree.leaves(load(tmp_path / "half").params), jax.tree.leaves(model.params), strict=True):
-        assert a.dtype == np.float32
-        np.testing.assert_allclose(a, b, rtol=2**-11, atol=1e-6)
-
-
-@pytest.mark.parametrize("damage", ["no folder", "no weights", "no model", "cut weights", "cut model", "other network"])
-def test_a_damaged_snapshot_is_named(snapshot, tmp_path, damage):
-    folder, _ = snapshot
-    copy = tmp_path / "copy"
-    if damage != "no folder":
-        copy.mkdir()
-        for file in folder.iterdir():
-            (copy / file.name).write_bytes(file.read_bytes())
-    weights, model = copy / "params.safetensors", copy / "model.json"
-    if damage == "no weights":
-        weights.unlink()
-    if damage == "no model":
-        model.unlink()
-    if damage == "cut weights":
-        weights.write_bytes(weights.read_bytes()[:-100])
-    if damage == "cut model":
-        model.write_text(model.read_text()[:200])
-    if damage == "other network":
-        data = json.loads(model.read_text())
-        data["network"]["blocks"] = 2
-        model.write_text(json.dumps(data))
-    wanted = {
-        "no folder": "no such folder",
-        "no weights": r"params\.safetensors is missing",
-        "no model": r"model\.json is missing",
-        "cut weights": r"params\.safetensors is damaged or cut short",
-        "cut model": r"model\.json cannot be understood",
-        "other network": "lacks .* parameters of the architecture",
-    }[damage]
-    with pytest.raises(ValueError, match=f"copy.*{wanted}"):
-        load(copy)
-
 
 NOTES = {"position": 12, "losses": [0.1]}
 

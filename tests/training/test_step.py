@@ -1,4 +1,4 @@
-"""The objective and the training step against what theory says of them."""
+"""The objective and the training step, against theory."""
 
 import dataclasses
 import re
@@ -10,13 +10,22 @@ import optax
 import pytest
 
 import sdejax as sj
-from sdejax.denoiser.prediction import denoised, target
+from sdejax.denoiser.prediction import (
+    EDM,
+    PredictCleanImage,
+    PredictDisplacement,
+    PredictNoise,
+    PredictScaledScore,
+    PredictScore,
+    PredictV,
+    PredictVelocity,
+)
 from sdejax.media.images import to_array
 from sdejax.model.model import Model
 from sdejax.model.parametrisation import Parametrisation
 from sdejax.runtime.sharding import images_sharding, place, state_shardings, train_mesh
 from sdejax.text.vocabulary import EMPTY, UNKNOWN
-from sdejax.training.objective import Objective, drop_text, score_matching_loss
+from sdejax.training.objective import Objective, score_matching_loss
 from sdejax.training.step import init_state, make_train_step
 from tests.tiny import CONFIG, VOCABULARY, tiny_model
 
@@ -26,8 +35,8 @@ SMALL = dataclasses.replace(CONFIG, words=0, attention=(), multipliers=(1,))
 def test_noise_levels_are_log_normal_and_stratified(sde):
     """One level in each of n equally likely strata: Kolmogorov-Smirnov distance at most 1/n.
 
-    Independent draws would be at about 0.9 / sqrt(n) = 0.056. Rejects sigma for tau (twice the spread), and a normal
-    in the level itself.
+    Independent draws would have about 0.9 / sqrt(n) = 0.056. Rejects sigma for tau (twice the spread), and a normal
+    distribution of the level itself.
     """
     objective, count = Objective(level_mean=-0.5, level_std=1.2), 256
     times = objective.sample_times(jax.random.key(3), sde, count)
@@ -39,8 +48,8 @@ def test_noise_levels_are_log_normal_and_stratified(sde):
     assert np.abs(uniform - (np.arange(count) + 0.5) / count)[inside].max() < 1.02 / count
 
 
-def test_the_times_are_in_no_order():
-    # Sorted strata would pair the cleanest noise with the first image of every batch.
+def test_times_are_in_random_order():
+    # If the strata were sorted, the first image of every batch would always have the least noise.
     times = np.asarray(Objective().sample_times(jax.random.key(0), sj.VPSDE(), 128))
     assert abs(np.corrcoef(times, np.arange(128))[0, 1]) < 0.3
 
@@ -50,24 +59,23 @@ def test_edm_targets_have_unit_variance_at_every_level_and_process(sde):
 
     Five standard errors of 2 * 8 * 8 * 3 * 64 values. Rejects c_out without data_std, and sigma for sigma / alpha.
     """
-    parametrisation = Parametrisation("edm", "log_level", data_std=0.3)
-    model = Model.create(SMALL, sde, parametrisation)
+    model = Model.create(SMALL, sde, Parametrisation(EDM(0.3)))
     images = 0.3 * jax.random.normal(jax.random.key(0), (128, *SMALL.shape))
     noise = jax.random.normal(jax.random.key(1), images.shape)
     loss = jax.jit(
-        lambda params, times: score_matching_loss(
-            model.graph, sde, parametrisation, params, times, noise, images, None, None
+        lambda network, times: score_matching_loss(
+            network, sde, model.parametrisation, times, noise, images, None, None
         )
     )
     for level in (0.05, 0.6, 20.0):
-        losses = loss(model.params, jnp.full(128, sde.time(jnp.float32(level**2))))
+        losses = loss(model.network, jnp.full(128, sde.time(jnp.float32(level**2))))
         assert abs(float(losses.mean()) - 1.0) < 5 * np.sqrt(2.0 / images.size)
 
 
 def test_uniform_and_importance_times_have_their_densities(sde):
     """Kolmogorov-Smirnov distance of stratified draws below 1/n.
 
-    Rejects a range from t = 0, where the loss of the noise has no meaning, and importance in tau for log tau.
+    Rejects a range from t = 0, at which the loss of the noise has no meaning, and importance in tau for log tau.
     """
     count = 256
     ideal = (np.arange(count) + 0.5) / count
@@ -81,33 +89,42 @@ def test_uniform_and_importance_times_have_their_densities(sde):
     assert np.abs((log_tau - np.log(sde.tau_min)) / log_range - ideal).max() < 1.05 / count
 
 
-P = ("x0", "noise", "v", "velocity", "edm", "score", "scaled_score")
+PREDICTIONS = (
+    PredictCleanImage(),
+    PredictNoise(),
+    PredictV(),
+    PredictVelocity(),
+    PredictDisplacement(),
+    EDM(0.4),
+    PredictScore(),
+    PredictScaledScore(),
+)
 
 
 @pytest.mark.parametrize("weighting", ["noise", "likelihood", "edm", "min_snr"])
-def test_a_weighting_is_of_the_denoiser_whatever_the_network_predicts(sde, weighting):
+def test_a_weighted_loss_does_not_depend_on_what_the_network_predicts(sde, weighting):
     """One denoiser with one error, expressed in each prediction, has one weighted loss.
 
-    Rejects a scale of the output that is that of another prediction, by orders of magnitude at most levels.
+    Rejects the scale of another prediction's output, which is off by orders of magnitude at most levels.
     """
-    objective = Objective(weighting=weighting)
+    objective = Objective(weighting=weighting, data_std=0.4)
     levels = jnp.asarray([0.02, 0.3, 1.0, 8.0])
     times = sde.time(levels**2)
     x0, noise, wrong = jax.random.normal(jax.random.key(2), (3, 4, 6))
     found = []
-    for prediction in P:
-        how = Parametrisation(prediction, data_std=0.4)
-        scale = np.asarray(denoised(prediction, sde, times, jnp.zeros(4), jnp.ones(4), 0.4))
-        right = target(prediction, sde, times, x0, noise, 0.4)
+    for prediction in PREDICTIONS:
+        scale = np.asarray(prediction.denoised(sde, times, jnp.zeros(4), jnp.ones(4)))
+        right = prediction.target(sde, times, x0, noise)
         output = right + wrong / scale[:, None]
-        # The target is right to float32 and the error a good part of it, so the difference has 1e-4 left.
-        found.append(objective.weights(sde, how, times) * jnp.sum(jnp.square(output - right), axis=1))
+        # The target has the precision of float32, and the error is a good part of it: 1e-4 of their difference is left.
+        weights = objective.weights(sde, Parametrisation(prediction), times)
+        found.append(weights * jnp.sum(jnp.square(output - right), axis=1))
     for loss in found[1:]:
         np.testing.assert_allclose(loss, found[0], rtol=1e-3)
 
 
-def test_weightings_meet_where_they_should(sde):
-    """edm's weighting of edm's output is 1, noise's of noise is 1; min-SNR lies between noise and x0.
+def test_weightings_are_equal_where_theory_says_so(sde):
+    """edm's weighting of EDM's output is 1, and noise's of the noise; min_snr is one of noise and x0 at its ends.
 
     Rejects data_std squared or missing, and a maximum for the minimum.
     """
@@ -115,14 +132,14 @@ def test_weightings_meet_where_they_should(sde):
     ones = np.ones(4)
 
     def weights(prediction, **how):
-        return Objective(**how).weights(sde, Parametrisation(prediction, data_std=0.4), times)
+        return Objective(**how).weights(sde, Parametrisation(prediction), times)
 
-    np.testing.assert_allclose(weights("edm", weighting="edm"), ones, rtol=1e-4)
-    np.testing.assert_allclose(weights("noise", weighting="noise"), ones, rtol=1e-4)
-    for prediction in P:
+    np.testing.assert_allclose(weights(EDM(0.4), weighting="edm"), ones, rtol=1e-4)
+    np.testing.assert_allclose(weights(PredictNoise(), weighting="noise"), ones, rtol=1e-4)
+    for prediction in PREDICTIONS:
         np.testing.assert_allclose(weights(prediction, weighting="output"), ones, rtol=1e-6)
-    np.testing.assert_allclose(weights("x0", weighting="min_snr", gamma=1e-6), 1e-6 * ones, rtol=1e-6)
-    np.testing.assert_allclose(weights("noise", weighting="min_snr", gamma=1e6), ones, rtol=1e-4)
+    np.testing.assert_allclose(weights(PredictCleanImage(), weighting="min_snr", gamma=1e-6), 1e-6 * ones, rtol=1e-6)
+    np.testing.assert_allclose(weights(PredictNoise(), weighting="min_snr", gamma=1e6), ones, rtol=1e-4)
 
 
 @pytest.mark.parametrize("times", ["uniform", "importance"])
@@ -139,7 +156,7 @@ def test_the_likelihood_weighting_measures_the_divergence(sde, times):
     key, other = jax.random.split(jax.random.key(1))
     x0 = 0.1 + 0.5 * jax.random.normal(key, (4096, 256))
     x = sde.perturb(draws, x0, jax.random.normal(other, x0.shape))
-    weights = objective.weights(sde, Parametrisation("x0"), draws)
+    weights = objective.weights(sde, Parametrisation(PredictCleanImage()), draws)
     # E |D_q - x0|^2 - E |D_p - x0|^2 = E |D_q - D_p|^2, since D_p is the conditional mean.
     excess = jnp.mean(jnp.square(q(draws, x) - p(draws, x)), axis=1)
     found = float(jnp.mean(weights * excess)) * float(sde.time(sde.tau_max) - sde.time(sde.tau_min))
@@ -151,10 +168,10 @@ def test_the_likelihood_weighting_measures_the_divergence(sde, times):
     assert found == pytest.approx(divergence(sde.tau_min) - divergence(sde.tau_max), rel=0.02)
 
 
-def test_hidden_words_and_captions_come_at_their_rates():
-    # Five standard errors. Rejects word dropout that hits padding or the empty caption, and rates that are swapped.
+def test_words_and_captions_are_hidden_at_their_rates():
+    # Five standard errors. Rejects hidden padding, a hidden word in the empty caption, and the two rates exchanged.
     tokens = jnp.tile(jnp.asarray(VOCABULARY.encode(["green circle on a square"])), (4000, 1))
-    dropped = np.asarray(drop_text(jax.random.key(0), tokens, Objective(caption_dropout=0.2, word_dropout=0.05)))
+    dropped = np.asarray(VOCABULARY.dropped(jax.random.key(0), tokens, 0.2, 0.05))
     empty = dropped[:, 0] == EMPTY
     assert abs(empty.mean() - 0.2) < 5 * np.sqrt(0.2 * 0.8 / 4000)
     assert (dropped[empty, 1:] == 0).all()
@@ -164,11 +181,11 @@ def test_hidden_words_and_captions_come_at_their_rates():
 
 def _step_of(model, learning_rate=1e-2, decay=0.9):
     optimiser = optax.sgd(learning_rate)
-    step = make_train_step(model.graph, model.sde, model.parametrisation, Objective(), optimiser, decay, seed=5)
+    step = make_train_step(model, Objective(), optimiser, decay, seed=5)
     return init_state(model.params, optimiser), step
 
 
-def test_the_average_is_the_exponential_one_and_warms_up():
+def test_the_moving_average_is_exponential_with_a_warm_up():
     """EMA_n = d_n EMA_(n-1) + (1 - d_n) p_n with d_n = min(0.9, (1 + n) / (10 + n)).
 
     Rejects averaging the old parameters, and a decay without warm-up (then step 1 moves by 0.1, not 9/11).
@@ -186,8 +203,8 @@ def test_the_average_is_the_exponential_one_and_warms_up():
         np.testing.assert_allclose(leaf, value, rtol=1e-5, atol=1e-6)
 
 
-def test_a_step_depends_on_its_number_and_nothing_else():
-    # Random numbers come from (seed, step): a resumed run repeats them, the next step has others.
+def test_the_random_numbers_of_a_step_depend_on_its_number_alone():
+    # They come from (seed, step), so a resumed run repeats them, and the next step has others.
     images = jax.random.uniform(jax.random.key(0), (4, *SMALL.shape), minval=-1.0)
     state, step = _step_of(tiny_model(SMALL), learning_rate=0.0)
     losses = []
@@ -201,12 +218,12 @@ def test_a_step_depends_on_its_number_and_nothing_else():
 
 
 def test_a_step_that_is_not_finite_is_skipped_and_counted():
-    """Nothing but the counts changes, and the next good step is as if the bad one had only taken its number.
+    """Only the counts change, and the next good step is as if there had been no bad step before.
 
-    Rejects a moving average or Adam's moments with the bad gradient in them, and a row that no good step breaks.
+    Rejects a moving average or Adam's moments with the bad gradient in them, and a count that no good step resets.
     """
     model, optimiser = tiny_model(SMALL), optax.adam(1e-2)
-    step = make_train_step(model.graph, model.sde, model.parametrisation, Objective(), optimiser, 0.9, seed=5)
+    step = make_train_step(model, Objective(), optimiser, 0.9, seed=5)
     images = np.asarray(jax.random.uniform(jax.random.key(0), (4, *SMALL.shape), minval=-1.0))
     bad = images.copy()
     bad[2, 3, 1, 0] = np.nan
@@ -228,32 +245,30 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted():
 
 
 def test_the_parts_of_a_batch_add_up_to_it():
-    # 1e-5 of rounding. Rejects a sum for the mean (twice the gradient), and parts that share their noise.
+    # 1e-5 is rounding. Rejects a sum for the mean (four times the gradient), and parts with the same noise.
     optimiser, ends = optax.sgd(1e-2), []
     images = np.asarray(jax.random.uniform(jax.random.key(0), (8, *SMALL.shape), minval=-1.0))
     for parts in (1, 4):
         model = tiny_model(SMALL)
-        step = make_train_step(
-            model.graph, model.sde, model.parametrisation, Objective(), optimiser, 0.9, seed=5, accumulate=parts
-        )
+        step = make_train_step(model, Objective(), optimiser, 0.9, seed=5, accumulate=parts)
         state, metrics = step(init_state(model.params, optimiser), images, None)
         ends.append([metrics["loss"], metrics["gradient_norm"], *jax.tree.leaves(state.params)])
     for a, b in zip(*ends, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_bytes_are_the_images_they_stand_for():
+def test_bytes_and_floats_of_the_same_images_have_the_same_loss():
     pixels, losses = np.random.default_rng(0).integers(0, 256, (4, *SMALL.shape), np.uint8), []
     for images in (pixels, to_array(pixels)):
         state, step = _step_of(tiny_model(SMALL))
         losses.append(float(step(state, images, None)[1]["loss"]))
-    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # 255 for 127.5 would give another loss
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # a division by 255 would give another loss
 
 
-def test_each_decay_has_an_average_of_its_own():
-    # Past the warm-up of decay 0.2 (whose first step has 2 / 11) the averages part. Rejects one decay for both.
+def test_each_decay_has_its_own_average():
+    # The averages differ after the warm-up of decay 0.2, whose first step has 2 / 11. Rejects one decay for both.
     model, optimiser = tiny_model(SMALL), optax.sgd(1e-2)
-    step = make_train_step(model.graph, model.sde, model.parametrisation, Objective(), optimiser, (0.2, 0.9), seed=5)
+    step = make_train_step(model, Objective(), optimiser, (0.2, 0.9), seed=5)
     images = np.asarray(jax.random.uniform(jax.random.key(0), (4, *SMALL.shape), minval=-1.0))
     state = init_state(model.params, optimiser, 2)
     expected = [jax.tree.map(np.asarray, ema) for ema in state.ema]
@@ -280,15 +295,15 @@ COLLECTIVE = re.compile(r" = (.*) (?:all-gather|all-reduce|all-to-all|collective
 
 @pytest.mark.parametrize("fsdp", [1, 2])
 def test_a_step_over_devices_communicates_parameters_and_no_images(fsdp):
-    """No array that travels between devices is larger than the largest parameter; those of the images are larger.
+    """No array that devices exchange is larger than the largest parameter. The batch's arrays are larger.
 
-    Rejects a partitioner that gathers the batch, which gives the same numbers and no speed.
+    Rejects a partitioner that gathers the batch, which gives the same numbers but is slow.
     """
     config = dataclasses.replace(SMALL, channels=48)
     model, mesh = tiny_model(config), train_mesh(fsdp)
     assert mesh.size == 4
     optimiser = optax.adam(1e-3)
-    step = make_train_step(model.graph, model.sde, model.parametrisation, Objective(), optimiser, 0.9, 5, mesh=mesh)
+    step = make_train_step(model, Objective(), optimiser, 0.9, 5, mesh=mesh)
     state = init_state(model.params, optimiser)
     state = place(state, state_shardings(state, mesh))
     images = place(np.zeros((128, *config.shape), np.uint8), images_sharding(mesh))

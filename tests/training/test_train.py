@@ -95,8 +95,8 @@ def test_a_run_that_starts_from_a_snapshot_takes_over_its_model(whole, tmp_path)
         for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(given.params), strict=True):
             np.testing.assert_array_equal(a, b)
     assert setup.model.vocabulary == given.vocabulary
-    np.testing.assert_array_equal(setup.tokens, given.vocabulary.encode(["heart zebra"]))
-    with pytest.raises(ValueError, match=r"start=.*: reads text, and captions=False; they must agree"):
+    np.testing.assert_array_equal(setup.conditions, given.vocabulary.encode(["heart zebra"]))
+    with pytest.raises(ValueError, match=r"^start=.*captions=False"):
         set_up(dataclasses.replace(config, captions=False))
 
 

@@ -80,11 +80,10 @@ class NCSNppConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         coarsest = self.patch * 2 ** (len(self.multipliers) - 1)
         if self.shape[0] % coarsest or self.shape[1] % coarsest:
             raise ValueError(f"shape={self.shape}: height and width must be multiples of {coarsest}")
-        if self.blocks < 1 or not self.multipliers:
-            raise ValueError(f"blocks={self.blocks}, multipliers={self.multipliers}: at least one of each")
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}={getattr(self, name)!r}: must be one of {', '.join(allowed)}")
@@ -94,6 +93,23 @@ class NCSNppConfig:
             raise ValueError(f"words={self.words}, conditional=False: a network with text is conditional")
         if self.classes and (self.words or not self.conditional):
             raise ValueError(f"classes={self.classes}: a network with classes is conditional and has no text")
+
+    def _check_numbers(self) -> None:
+        for name in ("channels", "blocks", "heads", "head_width", "patch", "groups", "attention_groups", "text_width"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value}: must be at least 1")
+        for name in ("vocabulary", "words", "classes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 0")
+        for name, least in (("shape", 1), ("multipliers", 1), ("attention", 1), ("downsample_padding", 0)):
+            value = getattr(self, name)
+            if any(number < least for number in value) or (name == "multipliers" and not value):
+                raise ValueError(f"{name}={value}: must be numbers of at least {least}")
+        if self.groups is not None and self.channels % self.groups:
+            raise ValueError(f"groups={self.groups}: must divide the {self.channels} channels")
+        if not self.epsilon > 0.0:
+            raise ValueError(f"epsilon={self.epsilon}: must be above 0")
 
     @property
     def embedding_width(self) -> int:

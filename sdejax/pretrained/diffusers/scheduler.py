@@ -23,13 +23,13 @@ _DISCRETE = {"num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, 
 
 
 def betas_of(scheduler: dict[str, Any]) -> tuple[float, ...]:
-    """The betas that a discrete scheduler's configuration means.
+    """The betas of a discrete scheduler's configuration.
 
-    **Raises:** `ValueError` for a schedule that is not known.
+    **Raises:** `ValueError` for an unknown schedule.
     """
     trained = scheduler.get("trained_betas")
     if scheduler.get("rescale_betas_zero_snr"):
-        raise ValueError("rescale_betas_zero_snr=True: not supported, its last level has no signal")
+        raise ValueError("rescale_betas_zero_snr=True: must be False; without it the last level has some signal")
     if trained is not None:
         return tuple(float(beta) for beta in trained)
     scheduler = {**_DISCRETE, **scheduler}
@@ -51,13 +51,22 @@ def betas_of(scheduler: dict[str, Any]) -> tuple[float, ...]:
 
 
 def process_of(unet: Path, description: dict[str, Any]) -> tuple[SDE, Parametrisation]:
-    """The process and what the network's output means, from the scheduler's configuration."""
+    """The process, and what the network's output means, from the scheduler's configuration.
+
+    **Arguments:**
+
+    - `unet`: the folder of the network. The scheduler's configuration is in it, or in the folder scheduler beside it.
+      If there is none, diffusers' default for such a network is taken, with a warning.
+    - `description`: the network's configuration.
+
+    **Raises:** `ValueError` if the scheduler does not fit the network.
+    """
     fourier = description.get("time_embedding_type") == "fourier"
     places = (unet / SCHEDULER, unet.parent / "scheduler" / SCHEDULER)
     file = next((place for place in places if place.is_file()), None)
     if file is None:
         guess = "ScoreSdeVeScheduler" if fourier else "DDPMScheduler"
-        warnings.warn(f"{unet}: has no {SCHEDULER}; taking the process of {guess}'s default", stacklevel=4)
+        warnings.warn(f"{unet}: has no {SCHEDULER}; the process is that of {guess}'s defaults", stacklevel=4)
         scheduler: dict[str, Any] = {"_class_name": guess}
     else:
         scheduler = read_json(file, "diffusers")
@@ -67,14 +76,12 @@ def process_of(unet: Path, description: dict[str, Any]) -> tuple[SDE, Parametris
         raise ValueError(f"scheduler={name!r}: must be {allowed} for this network")
     if fourier:
         smallest, largest = scheduler.get("sigma_min", 0.01), scheduler.get("sigma_max", 1348.0)
-        centred = bool(description.get("center_input_sample"))
-        return VESDE(2.0 * smallest, 2.0 * largest), Parametrisation(
-            PredictScore(), LogLevelLabel(), UnitRange(centred)
-        )
+        images = UnitRange(bool(description.get("center_input_sample")))
+        return VESDE(2.0 * smallest, 2.0 * largest), Parametrisation(PredictScore(), LogLevelLabel(), images)
     if "beta_schedule" not in scheduler and "trained_betas" not in scheduler and file is not None:
         raise ValueError(f"scheduler={name!r}: must have discrete betas, such as DDPMScheduler's")
     if description.get("center_input_sample"):
-        raise ValueError("center_input_sample=True: only supported with ScoreSdeVeScheduler")
+        raise ValueError("center_input_sample=True: must be False without a ScoreSdeVeScheduler")
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ValueError(f"prediction_type={prediction!r}: must be one of {', '.join(_PREDICTIONS)}")
@@ -83,7 +90,10 @@ def process_of(unet: Path, description: dict[str, Any]) -> tuple[SDE, Parametris
 
 
 def scheduler_of(sde: SDE, parametrisation: Parametrisation) -> dict[str, Any]:
-    """The scheduler configuration that means a process."""
+    """The configuration of the scheduler for a process.
+
+    **Raises:** `ValueError` if there is none.
+    """
     predictions = {ours: theirs for theirs, ours in _PREDICTIONS.items()}
     unit_range = isinstance(parametrisation.images, UnitRange)
     if isinstance(sde, VESDE) and unit_range and parametrisation.prediction == PredictScore():
@@ -107,6 +117,6 @@ def scheduler_of(sde: SDE, parametrisation: Parametrisation) -> dict[str, Any]:
             "prediction_type": predictions[parametrisation.prediction],
         }
     raise ValueError(
-        f"sde={type(sde).__name__}, {parametrisation.prediction!r}: diffusers' layout holds discrete "
-        "DDPM processes and score networks of VE only"
+        f"sde={type(sde).__name__}, prediction={parametrisation.prediction!r}: diffusers' layout has only a "
+        "DiscreteVPSDE with the noise, v or the clean image, and a VESDE with the score of images in [0, 1]"
     )

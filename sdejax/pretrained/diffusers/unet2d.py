@@ -1,4 +1,4 @@
-"""diffusers' `UNet2DModel`: its configuration as ours, and the names of its weights."""
+"""diffusers' `UNet2DModel`: its configuration as ours and back, and the names of its weights."""
 
 import dataclasses
 import math
@@ -8,7 +8,7 @@ from typing import Any
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.pretrained.layout import LayerNames
 
-# What a configuration means where it says nothing, and the only thing that it may say.
+# Options with the only value that is supported, which is also what a configuration without them means.
 _FIXED = {
     "mid_block_type": "UNetMidBlock2D",
     "downsample_type": "conv",
@@ -20,6 +20,7 @@ _FIXED = {
     "class_embed_type": None,
     "time_embedding_dim": None,
 }
+# Options that are read, with what a configuration without them means.
 _DEFAULTS: dict[str, Any] = {
     "sample_size": None,
     "in_channels": 3,
@@ -47,41 +48,26 @@ _SKIP = ("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipUpBlock2D", "AttnSkipUpB
 def from_json(description: dict[str, Any]) -> tuple[NCSNppConfig, bool]:
     """Our architecture for a `UNet2DModel`'s configuration, and whether its label is [cos, sin].
 
-    **Raises:** `ValueError` for what is not of the DDPM or NCSN++ family.
+    **Raises:** `ValueError` for a network that is not of the DDPM or NCSN++ family.
     """
     if (name := description.get("_class_name", "UNet2DModel")) != "UNet2DModel":
         raise ValueError(f"_class_name={name!r}: must be UNet2DModel")
+    if (kind := description.get("class_embed_type")) is not None:
+        raise ValueError(f"class_embed_type={kind!r}: must be None; classes are read by an embedding table only")
     for key, only in _FIXED.items():
         if (value := description.get(key, only)) != only:
             raise ValueError(f"{key}={value!r}: must be {only!r}")
     d = {**_DEFAULTS, **{key: value for key, value in description.items() if key in _DEFAULTS}}
-    blocks = [*d["down_block_types"], *d["up_block_types"]]
-    skip = all(block in _SKIP for block in blocks)
-    if not skip and not all(block in _PLAIN for block in blocks):
-        raise ValueError(f"block types {', '.join(dict.fromkeys(blocks))}: must all be of {_PLAIN} or all of {_SKIP}")
-    attends = ["Attn" in block for block in d["down_block_types"]]
-    if attends != ["Attn" in block for block in reversed(d["up_block_types"])]:
-        raise ValueError("down_block_types, up_block_types: must have attention at the same levels")
-    channels = d["block_out_channels"]
-    if any(count % channels[0] for count in channels):
-        raise ValueError(f"block_out_channels={list(channels)}: must be multiples of the first")
+    skip = _check(d)
+    channels, fourier, padding = d["block_out_channels"], d["time_embedding_type"] == "fourier", d["downsample_padding"]
     size = d["sample_size"] or 32
     height, width = (size, size) if isinstance(size, int) else size
-    if d["in_channels"] != d["out_channels"]:
-        raise ValueError(f"in_channels={d['in_channels']}, out_channels={d['out_channels']}: must be equal")
-    fourier = d["time_embedding_type"] == "fourier"
-    if d["time_embedding_type"] not in ("positional", "fourier"):
-        raise ValueError(f"time_embedding_type={d['time_embedding_type']!r}: must be positional or fourier")
-    if not fourier and d["freq_shift"] not in (0, 1):
-        raise ValueError(f"freq_shift={d['freq_shift']}: must be 0 or 1")
-    _check_scale(d, skip)
-    padding = d["downsample_padding"]
     config = NCSNppConfig(
         shape=(height, width, d["in_channels"]),
         channels=channels[0],
         multipliers=tuple(count // channels[0] for count in channels),
         blocks=d["layers_per_block"],
-        attention=tuple(height >> level for level, attend in enumerate(attends) if attend),
+        attention=tuple(height >> level for level, block in enumerate(d["down_block_types"]) if "Attn" in block),
         attention_up="last" if skip else "every",
         head_width=d["attention_head_dim"],
         resblock="biggan" if skip else "ddpm",
@@ -102,8 +88,36 @@ def from_json(description: dict[str, Any]) -> tuple[NCSNppConfig, bool]:
     return config, bool(d["flip_sin_to_cos"]) and not fourier
 
 
-def _check_scale(d: dict[str, Any], skip: bool) -> None:
-    """What the NCSN++ blocks fix, and the configuration could contradict."""
+def _check(d: dict[str, Any]) -> bool:
+    """Check the options against each other.
+
+    **Returns:** whether the blocks are those of NCSN++, which have skips of their own.
+
+    **Raises:** `ValueError` for a combination that is not of the DDPM or NCSN++ family.
+    """
+    blocks = [*d["down_block_types"], *d["up_block_types"]]
+    skip = all(block in _SKIP for block in blocks)
+    if not skip and not all(block in _PLAIN for block in blocks):
+        raise ValueError(f"block types {', '.join(dict.fromkeys(blocks))}: must all be of {_PLAIN} or all of {_SKIP}")
+    attends = ["Attn" in block for block in d["down_block_types"]]
+    if attends != ["Attn" in block for block in reversed(d["up_block_types"])]:
+        raise ValueError("down_block_types, up_block_types: must have attention at the same levels")
+    channels = d["block_out_channels"]
+    if any(count % channels[0] for count in channels):
+        raise ValueError(f"block_out_channels={list(channels)}: must be multiples of the first")
+    if d["in_channels"] != d["out_channels"]:
+        raise ValueError(f"in_channels={d['in_channels']}, out_channels={d['out_channels']}: must be equal")
+    embedding = d["time_embedding_type"]
+    if embedding not in ("positional", "fourier"):
+        raise ValueError(f"time_embedding_type={embedding!r}: must be positional or fourier")
+    if embedding == "positional" and d["freq_shift"] not in (0, 1):
+        raise ValueError(f"freq_shift={d['freq_shift']}: must be 0 or 1")
+    _check_norms(d, skip)
+    return skip
+
+
+def _check_norms(d: dict[str, Any], skip: bool) -> None:
+    """**Raises:** `ValueError` if the middle block's scale or the norms' groups are not those of the blocks."""
     wanted = math.sqrt(2.0) if skip else 1.0
     if not math.isclose(d["mid_block_scale_factor"], wanted, rel_tol=1e-6):
         raise ValueError(f"mid_block_scale_factor={d['mid_block_scale_factor']}: must be {wanted} for these blocks")
@@ -117,13 +131,13 @@ def _check_scale(d: dict[str, Any], skip: bool) -> None:
     for block, own, coarser in zip(d["down_block_types"], channels, [*channels[1:], channels[-1]], strict=True):
         # diffusers takes min(inputs + skip // 4, 32) groups there.
         if "Attn" in block and min(own, coarser) < 32:
-            raise ValueError(f"block_out_channels={list(channels)}: must be at least 32 where there is attention")
+            raise ValueError(f"block_out_channels={list(channels)}: must be at least 32 in levels with attention")
 
 
 def to_json(config: NCSNppConfig, centred: bool) -> dict[str, Any]:
-    """The `UNet2DModel` configuration of an architecture.
+    """The `UNet2DModel` configuration of an architecture. `centred` is that of `UnitRange`.
 
-    **Raises:** `ValueError` where there is none.
+    **Raises:** `ValueError` if there is none.
     """
     skip = config.resblock == "biggan"
     family = "Skip" if skip else ""
@@ -154,17 +168,17 @@ def to_json(config: NCSNppConfig, centred: bool) -> dict[str, Any]:
         **_FIXED,
     }
     if config.head_width is None and config.heads != 1:
-        raise ValueError(f"heads={config.heads}: diffusers' layout holds one head, or heads of equal width")
+        raise ValueError(f"heads={config.heads}: diffusers' layout has one head, or heads of equal width")
     mine, theirs = _canonical(config), _canonical(from_json(description)[0])
     for field in dataclasses.fields(config):
         wanted, found = getattr(mine, field.name), getattr(theirs, field.name)
         if wanted != found:
-            raise ValueError(f"{field.name}={wanted!r}: diffusers' layout holds {found!r} only, for this network")
+            raise ValueError(f"{field.name}={wanted!r}: diffusers' layout has only {found!r} for this network")
     return description
 
 
 def _canonical(config: NCSNppConfig) -> NCSNppConfig:
-    """The same network, the fields that it does not use or that are only computation at their defaults."""
+    """The same network, with defaults for the fields that it does not use or that change only its computation."""
     unused = ["dtype", "remat", "fourier_scale", "text_width", "progressive_combine"]
     if config.resblock == "biggan":
         unused += ["downsample_padding", "resample_with_conv"]
@@ -185,28 +199,39 @@ def entries(config: NCSNppConfig) -> Iterator[LayerNames]:
     if config.classes:
         yield LayerNames("classes.embedding", "class_embedding.weight", "table")
     yield LayerNames("conv_in", "conv_in", "conv")
-    levels = config.levels()
-    channels = config.channels
-    skips = [channels]
+    yield from _down(config)
+    yield from _residual("middle.block0", "mid_block.resnets.0", False)
+    yield from _attention("middle.attention", "mid_block.attentions.0")
+    yield from _residual("middle.block1", "mid_block.resnets.1", False)
+    yield from _up(config)
+    if config.progressive != "output_skip":
+        yield LayerNames("norm_out", "conv_norm_out", "norm")
+        yield LayerNames("conv_out", "conv_out", "conv")
+
+
+def _down(config: NCSNppConfig) -> Iterator[LayerNames]:
+    """The modules of the way down."""
+    levels, channels = config.levels(), config.channels
     for i, (name, outputs, attend) in enumerate(levels):
         ours, theirs = f"down.{name}", f"down_blocks.{i}"
         for j in range(config.blocks):
             yield from _residual(f"{ours}.block{j}", f"{theirs}.resnets.{j}", channels != outputs)
             channels = outputs
-            skips.append(channels)
             if attend:
                 yield from _attention(f"{ours}.attention{j}", f"{theirs}.attentions.{j}")
         if i == len(levels) - 1:
-            break
-        skips.append(channels)
+            return
         if config.resblock == "biggan":
             yield from _residual(f"{ours}.downsample", f"{theirs}.resnet_down", True)
             yield LayerNames(f"{ours}.input", f"{theirs}.skip_conv", "conv1x1")
         else:
             yield LayerNames(f"{ours}.downsample.conv", f"{theirs}.downsamplers.0.conv", "conv")
-    yield from _residual("middle.block0", "mid_block.resnets.0", False)
-    yield from _attention("middle.attention", "mid_block.attentions.0")
-    yield from _residual("middle.block1", "mid_block.resnets.1", False)
+
+
+def _up(config: NCSNppConfig) -> Iterator[LayerNames]:
+    """The modules of the way up."""
+    levels, skips = config.levels(), _skips(config)
+    channels = skips[-1]
     for i, (name, outputs, attend) in enumerate(reversed(levels)):
         ours, theirs = f"up.{name}", f"up_blocks.{i}"
         finest = i == len(levels) - 1
@@ -217,18 +242,24 @@ def entries(config: NCSNppConfig) -> Iterator[LayerNames]:
                 number = j if config.attention_up == "every" else 0
                 yield from _attention(f"{ours}.attention{j}", f"{theirs}.attentions.{number}")
         if config.progressive == "output_skip":
-            # The finest level's are those of the whole network.
+            # At the finest level they are the network's own.
             yield LayerNames(f"{ours}.norm_out", "conv_norm_out" if finest else f"{theirs}.skip_norm", "norm")
             yield LayerNames(f"{ours}.conv_out", "conv_out" if finest else f"{theirs}.skip_conv", "conv")
         if finest:
-            break
+            return
         if config.resblock == "biggan":
             yield from _residual(f"{ours}.upsample", f"{theirs}.resnet_up", True)
         else:
             yield LayerNames(f"{ours}.upsample.conv", f"{theirs}.upsamplers.0.conv", "conv")
-    if config.progressive != "output_skip":
-        yield LayerNames("norm_out", "conv_norm_out", "norm")
-        yield LayerNames("conv_out", "conv_out", "conv")
+
+
+def _skips(config: NCSNppConfig) -> list[int]:
+    """The channels of what the way down hands to the way up, in order."""
+    skips = [config.channels]
+    for i, (_, outputs, _) in enumerate(config.levels()):
+        resampled = i < len(config.multipliers) - 1
+        skips += [outputs] * (config.blocks + resampled)
+    return skips
 
 
 def _residual(ours: str, theirs: str, skip: bool) -> Iterator[LayerNames]:
