@@ -1,7 +1,6 @@
 """From a config to everything that a run works with: data, a model, the layout of the state, and the step."""
 
 import dataclasses
-from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -106,17 +105,16 @@ def set_up(config: Config) -> Setup:
 
 def prompts_of(config: Config, images: Images) -> list[str]:
     """The prompt of each image: its caption or class, or "" if the model takes no prompts."""
-    return list(_classes_of(images) if config.classes else images.captions)
-
-
-def _classes_of(images: Images) -> Sequence[str]:
-    """The class of each image."""
-    return [name.partition("/")[0] for name in images.names]
+    return list(images.classes if config.classes else images.captions)
 
 
 def _open(config: Config, path: str) -> Images:
     return open_images(
-        path, captioned=config.captions, image_column=config.image_column, caption_column=config.caption_column
+        path,
+        captioned=config.captions,
+        classes=config.classes,
+        image_column=config.image_column,
+        caption_column=config.caption_column,
     )
 
 
