@@ -87,7 +87,7 @@ def data():
     return json.loads(json.dumps(architecture_to_json(given)))
 
 
-REMOVED = object()
+REMOVED = "(left out)"
 FAULTS = [
     (("format",), 99, "format=99"),
     (("format",), 0, "format=0"),
