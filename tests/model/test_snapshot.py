@@ -1,5 +1,6 @@
 """Snapshots come back bit for bit, those of format 1 mean what they meant, and damaged ones are named."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,16 +9,20 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+from flax import nnx
 
 import sdejax as sj
 from sdejax.model.conditioners import ClassLabels
 from sdejax.model.model import Model
-from sdejax.model.networks import FlaxNetwork
+from sdejax.model.networks import NETWORKS, FlaxNetwork
 from sdejax.model.snapshot import load_snapshot, save
+from sdejax.nn.layers import Conv
 from sdejax.nn.params import to_names
-from tests.tiny import CONFIG, parameters, tiny_model
+from tests.tiny import parameters, tiny_model
 
 FORMAT_1 = Path(__file__).parent / "format1"
 ROOT = Path(__file__).parents[2]
@@ -154,8 +159,6 @@ def test_a_damaged_snapshot_is_named(copy, damage):
 
 
 def test_parameters_that_do_not_fit_are_named(copy):
-    import safetensors.numpy
-
     arrays = to_names(of_classes().params)
     for change, wanted in (
         ({"conv_in.bias": None}, "first 'conv_in.bias'"),
@@ -210,4 +213,33 @@ def test_reading_a_snapshot_imports_no_library_of_training():
 
 def test_the_bundled_snapshot_is_of_format_2():
     assert json.loads((ROOT / "checkpoints" / "emoji32" / "model.json").read_text(encoding="utf-8"))["format"] == 2
-    assert CONFIG.words  # the tiny models above have the same kinds of parts
+
+
+@dataclasses.dataclass(frozen=True)
+class OneConvConfig:
+    """A network class of one's own."""
+
+    shape: tuple[int, int, int] = (4, 4, 3)
+    kernel: int = 3
+
+
+class OneConv(nnx.Module):
+    def __init__(self, config, rngs):
+        self.conv = Conv(config.shape[2], config.shape[2], config.kernel, jnp.float32, rngs)
+
+    def __call__(self, x, label, condition=None, key=None):
+        return self.conv(x) * label[:, None, None, None]
+
+
+def test_a_network_class_is_one_entry_of_a_list(tmp_path, monkeypatch):
+    """Then it can be created, saved and loaded as the others are."""
+    monkeypatch.setitem(NETWORKS, OneConvConfig, OneConv)
+    model = Model.create(OneConvConfig(kernel=1), sj.VPSDE())
+    save(tmp_path / "own", model)
+    loaded = load_snapshot(tmp_path / "own")
+    assert loaded.config == OneConvConfig(kernel=1)
+    t, x = jnp.float32(0.5), jax.random.normal(jax.random.key(0), (2, *model.shape))
+    np.testing.assert_array_equal(call(loaded.denoiser(), t, x), call(model.denoiser(), t, x))
+    monkeypatch.delitem(NETWORKS, OneConvConfig)
+    with pytest.raises(ValueError, match=r"network.class='OneConvConfig': .*NCSNppConfig"):
+        load_snapshot(tmp_path / "own")
