@@ -1,5 +1,6 @@
 """Parameters by readable names, such as down.32x32.block0.conv0.kernel."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ def shapes(abstract: Any) -> dict[str, tuple[int, ...]]:
     return {_name(path): leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
 
 
-def from_names(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
+def from_names(abstract: Any, arrays: Mapping[str, np.ndarray | jax.Array]) -> Any:
     """The inverse of `to_names`, for parameters with the structure and dtypes of `abstract`.
 
     The arrays are copied to the default device once; every call of a network would copy numpy arrays again.

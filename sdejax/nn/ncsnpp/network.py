@@ -27,7 +27,7 @@ from sdejax.nn.resample import ConvDownsample, ConvUpsample, downsample, from_pa
 from sdejax.nn.text_encoders.words import TextEncoder
 
 Images = Float[Array, "b _ _ _"]  # (b, h, w, c) of any size
-Words = tuple[Float[Array, "b words width"], Bool[Array, "b words"]]  # their vectors, and true for words
+Words = tuple[Float[Array, "b words features"], Bool[Array, "b words"]]  # their vectors, and true for words
 
 
 class _Builder:
