@@ -27,6 +27,10 @@ gc.set_threshold(100_000, 50, 100)
 import jax
 import pytest
 
+from tests import shapes
+
+shapes.install()  # before the library is imported
+
 from sdejax.sde.rectified_flow import RectifiedFlow
 from sdejax.sde.variance_exploding import VESDE
 from sdejax.sde.variance_preserving import VPSDE, SubVPSDE

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sdejax.nn.layers import parameter_keys
+from sdejax.nn.initialise import parameter_keys
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.nn.ncsnpp.network import NCSNpp
 from sdejax.pytrees import STATIC, pytree

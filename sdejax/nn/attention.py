@@ -1,45 +1,36 @@
 """Attention over pixels and words."""
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
+from sdejax.nn.kernels.attention import attention, one_head_attention
 from sdejax.nn.layers import Dense, GroupNorm
 
 
-def skip_sum(skip: jax.Array, branch: jax.Array, rescale: bool) -> jax.Array:
-    """skip + branch; over sqrt(2) with `rescale`, which keeps the variance (Song et al. 2021, appendix H)."""
+def skip_sum(skip: Float[Array, "b h w c"], branch: Float[Array, "b h w c"], rescale: bool) -> Float[Array, "b h w c"]:
+    """skip + branch. `rescale` divides by sqrt(2), which keeps the variance (Song et al. 2021, appendix H)."""
     total = skip + branch
     return total * (0.5**0.5) if rescale else total
 
 
-def attend(query: jax.Array, key: jax.Array, value: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """softmax(query key / sqrt(c)) value: (b, n, heads, c), (b, m, heads, c) twice, mask (b, m) -> (b, n, heads, c).
-
-    By the platform's fused kernel where it has one. On the CPU one head is two plain products of matrices: laid out as
-    several heads, it takes twice the time.
-    """
-
-    def fused(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        seen = None if mask is None else mask[:, None, None, :]
-        return jax.nn.dot_product_attention(query, key, value, mask=seen)
-
-    def one_head(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        q, k, v = query[:, :, 0], key[:, :, 0], value[:, :, 0]
-        logits = jnp.einsum("bnc,bmc->bnm", q * q.shape[-1] ** -0.5, k).astype(jnp.float32)
-        weights = jax.nn.softmax(logits).astype(v.dtype)
-        return jnp.einsum("bnm,bmc->bnc", weights, v)[:, :, None]
-
-    if query.shape[2] > 1 or mask is not None:
-        return fused(query, key, value)
-    return jax.lax.platform_dependent(query, key, value, cpu=one_head, default=fused)
+def attend(
+    query: Float[Array, "b n heads c"],
+    key: Float[Array, "b m heads c"],
+    value: Float[Array, "b m heads c"],
+    mask: Bool[Array, "b m"] | None = None,
+) -> Float[Array, "b n heads c"]:
+    """softmax(query key^T / sqrt(c)) value for each head; `mask` is true for what is attended to."""
+    if query.shape[2] == 1 and mask is None:
+        return jax.lax.platform_dependent(query, key, value, cpu=one_head_attention, default=attention)
+    return attention(query, key, value, mask)
 
 
 class Attention(nnx.Module):
-    """Multi-head attention over the pixels, with the pixels or a text as what is attended to.
+    """Multi-head attention of the pixels to the pixels, or to the words of a text.
 
-    The output projection starts at zero, so the block starts as the identity (up to the skip rescaling).
+    The output projection starts at 0, so the block starts as the identity (up to the rescaling of the sum).
     """
 
     def __init__(
@@ -64,8 +55,13 @@ class Attention(nnx.Module):
         self.value = Dense(text or channels, channels, dtype, rngs)
         self.out = Dense(channels, channels, dtype, rngs, zero=True)
 
-    def __call__(self, x: jax.Array, text: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
-        """x: (b, h, w, c); text: (b, words, width) with mask (b, words), true where there is a word."""
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        text: Float[Array, "b words width"] | None = None,
+        mask: Bool[Array, "b words"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """x plus what it attends to: its own pixels, or the words of `text`; `mask` is true for words."""
         b, h, w, c = x.shape
         pixels = self.norm(x).reshape(b, h * w, c)
         source = pixels if text is None else text

@@ -3,18 +3,21 @@
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
 
 class PositionalEmbedding(nnx.Module):
-    """Sinusoids of a scalar at geometric frequencies from 1 to about 1e-4; label (b,) -> (b, width).
+    """Sinusoids of a scalar at geometric frequencies from 1 to about 1e-4.
 
-    DDPM's frequencies end at 1e-4 itself (`shift` 1); `shift` 0 ends one ratio before it, as in Vaswani et al. 2017.
+    With `shift` 1 the last frequency is 1e-4 itself, as in DDPM; with `shift` 0 it is one ratio above, as in Vaswani et
+    al. 2017.
     """
 
     def __init__(self, width: int, shift: int = 1):
         self.width, self.shift = width, shift
 
-    def __call__(self, label: jax.Array) -> jax.Array:
+    def __call__(self, label: Float[Array, " b"]) -> Float[Array, "b width"]:
+        """The sines, then the cosines."""
         half = self.width // 2
         frequencies = jnp.exp(-jnp.log(1e4) * jnp.arange(half, dtype=jnp.float32) / (half - self.shift))
         phase = label[:, None] * frequencies
@@ -22,19 +25,20 @@ class PositionalEmbedding(nnx.Module):
 
 
 class Frequencies(nnx.Variable):
-    """What belongs to a network and is not trained."""
+    """Numbers that belong to a network and are not trained."""
 
 
 class FourierEmbedding(nnx.Module):
-    """Random Fourier features of a scalar (Tancik et al. 2020), as in NCSN++; label (b,) -> (b, width).
+    """Random Fourier features of a scalar (Tancik et al. 2020), as in NCSN++.
 
-    The frequencies are drawn once and are not trained.
+    The frequencies are drawn once, with standard deviation `scale`, and are not trained.
     """
 
     def __init__(self, width: int, scale: float, rngs: nnx.Rngs):
         self.frequencies = Frequencies(jax.random.normal(rngs.params(), (width // 2,)) * scale)
 
-    def __call__(self, label: jax.Array) -> jax.Array:
+    def __call__(self, label: Float[Array, " b"]) -> Float[Array, "b width"]:
+        """The sines, then the cosines."""
         frequencies = jax.lax.stop_gradient(self.frequencies[...])
         phase = label[:, None] * frequencies * (2.0 * jnp.pi)
         return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=1)

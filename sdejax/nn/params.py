@@ -1,5 +1,6 @@
-"""Parameters by readable name, such as down.32x32.block0.conv0.kernel."""
+"""Parameters by readable names, such as down.32x32.block0.conv0.kernel."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,23 +14,23 @@ def to_names(params: Any) -> dict[str, Any]:
 
 
 def shapes(abstract: Any) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of parameters, or of shapes in their place."""
+    """The shape of every parameter by its name. `abstract` may have shapes in place of the parameters."""
     return {_name(path): leaf.shape for path, leaf in nnx.to_flat_state(abstract)}
 
 
-def from_names(abstract: Any, arrays: dict[str, np.ndarray]) -> Any:
-    """The inverse of `to_names`, for the structure `abstract`; numbers become its dtype, on the default device.
+def from_names(abstract: Any, arrays: Mapping[str, np.ndarray | jax.Array]) -> Any:
+    """The inverse of `to_names`, for parameters with the structure and dtypes of `abstract`.
 
-    On the device once: arrays of numpy would be copied there again by every call.
+    The arrays are copied to the default device once; every call of a network would copy numpy arrays again.
 
-    **Raises:** `ValueError` where a parameter is missing, is too many, or has another shape.
+    **Raises:** `ValueError` if a parameter is missing, has another shape, or is not one of the structure.
     """
     flat = nnx.to_flat_state(abstract)
     names = [_name(path) for path, _ in flat]
     if missing := sorted(set(names) - set(arrays)):
-        raise ValueError(f"lacks {len(missing)} parameters of the architecture, first {missing[0]!r}")
+        raise ValueError(f"lacks {len(missing)} parameters of the architecture, the first is {missing[0]!r}")
     if extra := sorted(set(arrays) - set(names)):
-        raise ValueError(f"has {len(extra)} parameters not of the architecture, first {extra[0]!r}")
+        raise ValueError(f"has {len(extra)} parameters that the architecture lacks, the first is {extra[0]!r}")
     values = []
     for (_, leaf), name in zip(flat, names, strict=True):
         value = arrays[name]

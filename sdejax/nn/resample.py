@@ -1,22 +1,23 @@
-"""Half and twice the height and width: by plain means and repeats, or by the FIR filter of Zhang (2019).
+"""Halve and double height and width: by plain means and repeats, or by the FIR filter of Zhang (2019).
 
-The filter is [1, 3, 3, 1] along each axis, with unit gain: on an image without end, a constant stays what it is. It
-is symmetric, so a strided convolution after it, and a transposed one before it, are both "filter, then convolve".
-Outside the image is zero.
+The filter is [1, 3, 3, 1] along each axis, with unit gain: far from the border it keeps a constant as it is. It is
+symmetric, so "filter, then convolve" describes both a strided convolution after it and a transposed one before it.
+The image is zero outside of its border.
 """
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float
 
 from sdejax.nn.layers import Conv
 
 
-def downsample(x: jax.Array, fir: bool) -> jax.Array:
-    """(b, h, w, c) -> (b, h/2, w/2, c): 2 x 2 means, or with `fir` the filter at every second pixel.
+def downsample(x: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b h//2 w//2 c"]:
+    """The means of 2 x 2 pixels; with `fir` the filter at every second pixel.
 
-    y[i] = (x[2i - 1] + 3 x[2i] + 3 x[2i + 1] + x[2i + 2]) / 8 along each axis.
+    With `fir`, y[i] = (x[2i - 1] + 3 x[2i] + 3 x[2i + 1] + x[2i + 2]) / 8 along each axis.
     """
     if fir:
         return _filtered(x, 1, stride=2)
@@ -26,10 +27,10 @@ def downsample(x: jax.Array, fir: bool) -> jax.Array:
     return x
 
 
-def upsample(x: jax.Array, fir: bool) -> jax.Array:
-    """(b, h, w, c) -> (b, 2h, 2w, c): repeated pixels, or with `fir` the filter over pixels set two apart.
+def upsample(x: Float[Array, "b h w c"], fir: bool) -> Float[Array, "b 2*h 2*w c"]:
+    """Each pixel repeated 2 x 2 times; with `fir` the filter over pixels that are set two apart.
 
-    In its two phases: y[2i] = (x[i - 1] + 3 x[i]) / 4 and y[2i + 1] = (3 x[i] + x[i + 1]) / 4 along each axis.
+    With `fir`, y[2i] = (x[i - 1] + 3 x[i]) / 4 and y[2i + 1] = (3 x[i] + x[i + 1]) / 4 along each axis.
     """
     for axis in (1, 2):
         if fir:
@@ -44,8 +45,8 @@ def upsample(x: jax.Array, fir: bool) -> jax.Array:
     return x
 
 
-def _filtered(x: jax.Array, padding: int, stride: int) -> jax.Array:
-    """The filter along both axes, over `padding` pixels of zeros, at every `stride`-th place."""
+def _filtered(x: Float[Array, "b h w c"], padding: int, stride: int) -> Float[Array, "b h2 w2 c"]:
+    """The filter along both axes at every `stride`-th pixel, after padding by `padding` pixels of zeros."""
     for axis in (1, 2):
         x = _pad(x, axis, padding)
         taps = (jax.lax.slice_in_dim(x, k, x.shape[axis] - 3 + k, stride, axis) for k in range(4))
@@ -54,14 +55,15 @@ def _filtered(x: jax.Array, padding: int, stride: int) -> jax.Array:
     return x
 
 
-def _pad(x: jax.Array, axis: int, count: int) -> jax.Array:
+def _pad(x: Float[Array, "b h w c"], axis: int, count: int) -> Float[Array, "b h2 w2 c"]:
+    """`count` zeros on either side of an axis."""
     return jnp.pad(x, [(count, count) if a == axis else (0, 0) for a in range(x.ndim)])
 
 
 class ConvDownsample(nnx.Module):
-    """Half the size by a strided 3 x 3 convolution; with `fir` the image is filtered before it.
+    """A 3 x 3 convolution of stride 2; with `fir` it convolves the filtered image.
 
-    `padding` is the number of zero pixels (before, after) each axis of the plain one: (0, 1) in DDPM.
+    `padding` is the number of zero pixels (before, after) each axis without `fir`: (0, 1) in DDPM.
     """
 
     def __init__(
@@ -76,34 +78,36 @@ class ConvDownsample(nnx.Module):
         self.fir = fir
         self.conv = Conv(inputs, outputs, 3, dtype, rngs, stride=2, padding=(0, 0) if fir else padding)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        # Two pixels of padding: one for the filter's and one for the convolution's own reach.
+    def __call__(self, x: Float[Array, "b h w inputs"]) -> Float[Array, "b h//2 w//2 outputs"]:
+        """Half the height and width."""
+        # Two pixels of padding: the filter reads one of them and the convolution the other.
         return self.conv(_filtered(x, 2, stride=1) if self.fir else x)
 
 
 class ConvUpsample(nnx.Module):
-    """Twice the size, then a 3 x 3 convolution; with `fir` the pixels are filtered rather than repeated."""
+    """`upsample`, then a 3 x 3 convolution."""
 
     def __init__(self, inputs: int, outputs: int, fir: bool, dtype: DTypeLike, rngs: nnx.Rngs):
         self.fir = fir
         self.conv = Conv(inputs, outputs, 3, dtype, rngs, padding=(0, 0) if fir else (1, 1))
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float[Array, "b h w inputs"]) -> Float[Array, "b 2*h 2*w outputs"]:
+        """Twice the height and width."""
         if not self.fir:
             return self.conv(upsample(x, False))
-        # The filter reaches one pixel out of the image, and the convolution reads it there.
+        # The filtered image is one pixel larger on each side than the image, and the convolution reads that pixel.
         wide = upsample(_pad(_pad(x, 1, 1), 2, 1), True)
         return self.conv(wide[:, 1:-1, 1:-1])
 
 
-def to_patches(x: jax.Array, size: int) -> jax.Array:
-    """(b, h, w, c) -> (b, h / size, w / size, size * size * c): each patch becomes channels."""
+def to_patches(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h//{size} w//{size} {size}*{size}*c"]:
+    """Each patch of size x size pixels becomes the channels of one pixel."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(b, h // size, w // size, size * size * c)
 
 
-def from_patches(x: jax.Array, size: int) -> jax.Array:
+def from_patches(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b {size}*h {size}*w c//({size}*{size})"]:
     """The inverse of `to_patches`."""
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, size, size, c // size**2).transpose(0, 1, 3, 2, 4, 5)

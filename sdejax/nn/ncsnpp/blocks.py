@@ -1,10 +1,10 @@
-"""The blocks of the score network: residual convolutions and attention."""
+"""The residual block of the score network."""
 
 from typing import Literal
 
-import jax
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from sdejax.nn.attention import skip_sum
 from sdejax.nn.layers import Conv, Dense, GroupNorm, dropout
@@ -14,8 +14,9 @@ from sdejax.nn.resample import downsample, upsample
 class ResidualBlock(nnx.Module):
     """norm, swish, (resample), conv, + embedding, norm, swish, dropout, conv, + skip.
 
-    DDPM's block (Ho et al. 2020); with resampling inside it is BigGAN's (Brock et al. 2019). `embedding` is the width
-    of the vector that conditions it, 0 for none. `groups` are those of its two norms, None for the usual number.
+    This is DDPM's block (Ho et al. 2020); with resampling inside it is BigGAN's (Brock et al. 2019). `embedding` is the
+    width of the vector that conditions the block, 0 for none. `groups` are the groups of its two norms, None for the
+    usual number.
     """
 
     def __init__(
@@ -42,8 +43,13 @@ class ResidualBlock(nnx.Module):
         self.conv1 = Conv(outputs, outputs, 3, dtype, rngs, zero=True)
         self.skip = Dense(inputs, outputs, dtype, rngs) if inputs != outputs or resample != "none" else None
 
-    def __call__(self, x: jax.Array, embedding: jax.Array | None, key: jax.Array | None = None) -> jax.Array:
-        """x: (b, h, w, inputs), embedding: (b, embedding) -> (b, h', w', outputs)."""
+    def __call__(
+        self,
+        x: Float[Array, "b h w inputs"],
+        embedding: Float[Array, "b width"] | None,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "b h2 w2 outputs"]:
+        """The block of images x, conditioned by `embedding`; `key` is for dropout."""
         h = self.norm0.swished(x)
         if self.resample == "down":
             h, x = downsample(h, self.fir), downsample(x, self.fir)

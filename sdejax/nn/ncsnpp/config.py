@@ -1,4 +1,4 @@
-"""What a score network is made of, and the networks that were published."""
+"""The configuration of a score network, and the configurations that were published."""
 
 import dataclasses
 from typing import Any, Literal
@@ -12,38 +12,48 @@ class NCSNppConfig:
 
     **Shape:**
 
-    - `shape`: (height, width, channels) of the images; the levels must divide height and width.
-    - `channels`, `multipliers`: the channels of level i are channels * multipliers[i]; each level halves the size.
-    - `blocks`: residual blocks per level (one more on the way up).
-    - `patch`: folds patches of that size into channels before the first level.
+    - `shape`: (height, width, channels) of the images. Every level halves height and width, so they must be divisible.
+    - `channels`, `multipliers`: level i has channels * multipliers[i] channels.
+    - `blocks`: residual blocks of a level on the way down; there is one more on the way up.
+    - `patch`: patches of patch x patch pixels become the channels of one pixel before the first level.
 
     **Blocks:**
 
-    - `resblock`: "biggan" changes resolution inside a residual block, "ddpm" between them, by a convolution where
-      `resample_with_conv`; `fir` filters as it resamples. `downsample_padding` is the zeros before and after each axis
-      of DDPM's strided convolution.
-    - `attention`: the side lengths, after patching, of the levels with attention, behind every block of the way down
-      and, by `attention_up`, behind "every" block of the way up or the "last" of a level. `heads` of them, or as many
-      as `head_width` channels each make.
-    - `rescale`: divide sums with a skip by sqrt(2).
-    - `groups`, `epsilon`: of the group norms; None takes min(channels // 4, 32) groups. `attention_groups` are those
-      of attention and of the first norms beside it on the way up, where they differ from the others.
+    - `resblock`: "biggan" changes the resolution inside a residual block. "ddpm" changes it between blocks, by a
+      convolution if `resample_with_conv`.
+    - `fir`: resample with a filter.
+    - `downsample_padding`: the zeros (before, after) each axis of DDPM's strided convolution.
+    - `attention`: the heights, after patching, of the levels with attention. On the way down it follows every block of
+      such a level.
+    - `attention_up`: on the way up attention follows "every" block of such a level, or only its "last".
+    - `heads`: the heads of an attention. If `head_width` is given, there are channels // head_width heads instead.
+    - `rescale`: divide the sum with a skip connection by sqrt(2).
+    - `groups`, `epsilon`: of the group norms. None is min(channels // 4, 32) groups.
+    - `attention_groups`: in levels with attention, the groups of the norms of attention and, on the way up, of the first
+      norm of each block. None is `groups`.
 
     **Input and output:**
 
-    - `progressive_input`: how the downsampled image enters each level: "input_skip" by a 1 x 1 convolution, summed or
-      concatenated (`progressive_combine`); "residual" by strided convolutions.
-    - `progressive`: how the levels make the output: "output_skip" sums images, "residual" features.
-    - `conditional`: whether the label conditions the blocks; `embedding` of it by sinusoids ("positional", the lowest
-      frequency set by `frequency_shift`) or by random Fourier features of `fourier_scale`.
-    - `scale_by_sigma`: divide the output by exp(label), where the label is the logarithm of the noise level.
-    - `vocabulary`, `words`, `text_width`: the text encoder (0 words: no text).
-    - `classes`: how many classes the network is told apart, that of no class included (0: none).
+    - `progressive_input`: whether the downsampled image enters each level: "none", by a 1 x 1 convolution
+      ("input_skip"), or by strided convolutions ("residual").
+    - `progressive_combine`: whether the result of that 1 x 1 convolution is added ("sum") or concatenated ("cat").
+    - `progressive`: whether each level adds to the output: "none", an image ("output_skip"), or features ("residual").
+    - `conditional`: whether the label conditions the blocks.
+    - `embedding`: embed the label by sinusoids ("positional"), whose lowest frequency `frequency_shift` sets, or by
+      random Fourier features ("fourier"), whose frequencies have standard deviation `fourier_scale`.
+    - `scale_by_sigma`: divide the output by exp(label). The label must then be the logarithm of the noise level.
+    - `vocabulary`, `words`, `text_width`: the number of tokens, the words of a caption and the width of the text
+      encoder. 0 words: no text.
+    - `classes`: the number of classes, with the class that stands for none. 0: no classes.
 
-    **Computation:** `dropout`; `dtype` of the inner activations; `remat` computes the blocks again for the gradient
-    rather than keep their insides: a third more time for much less memory.
+    **Computation:**
 
-    **Raises:** `ValueError` where a field or a combination is outside its range.
+    - `dropout`: the share of activations that training drops.
+    - `dtype`: of the activations.
+    - `remat`: compute the insides of the blocks again for the gradient instead of keeping them. A training step takes
+      a third more time and much less memory.
+
+    **Raises:** `ValueError` if a field or a combination of fields is outside its range.
     """
 
     shape: tuple[int, int, int] = (32, 32, 3)
@@ -113,11 +123,11 @@ class NCSNppConfig:
 
     @property
     def embedding_width(self) -> int:
-        """The width of the vector that conditions the blocks; 0 where nothing does."""
+        """The width of the vector that conditions the blocks; 0 if the network is not conditional."""
         return 4 * self.channels if self.conditional else 0
 
     def levels(self) -> list[tuple[str, int, bool]]:
-        """For each level, finest first: its name ("32x32"), its channels, and whether it attends."""
+        """The name ("32x32") of each level, finest first, its channels, and whether it has attention."""
         levels = []
         for i, multiplier in enumerate(self.multipliers):
             height, width = (side // (self.patch * 2**i) for side in self.shape[:2])
@@ -144,7 +154,7 @@ class NCSNppConfig:
     def ncsnpp(cls, size: int = 32, deep: bool = False, **changes: Any) -> "NCSNppConfig":
         """NCSN++ (Song et al. 2021, appendix H), for VE; arguments as for `ddpm`.
 
-        At 32 pixels the image enters by strided convolutions; above, it enters and leaves every level.
+        For 32 pixels the input is progressive, by strided convolutions. For more, input and output are progressive.
         """
         large = {"progressive": "output_skip", "progressive_input": "input_skip", "dropout": 0.0}
         return cls(
@@ -171,7 +181,7 @@ _CHOICES = {
 
 
 def _published(size: int, deep: bool, blocks: dict[int, int]) -> dict[str, Any]:
-    """What the published networks for images of one size have in common."""
+    """The fields that the published networks for images of one size have in common."""
     if size not in _SIZES:
         raise ValueError(f"size={size}: must be one of {', '.join(map(str, _SIZES))}")
     return {

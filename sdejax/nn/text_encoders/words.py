@@ -3,6 +3,7 @@
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
 
 from sdejax.nn.layers import Dense
 from sdejax.text.vocabulary import PAD
@@ -11,8 +12,8 @@ from sdejax.text.vocabulary import PAD
 class TextEncoder(nnx.Module):
     """Tokens to one vector per word and one per caption.
 
-    Word and position embeddings, one residual self-attention over the words (so that "dark" can learn whose it
-    is), then a mean over the words for the whole.
+    Word and position embeddings are added. One residual self-attention lets a word such as "dark" find the word that it
+    describes. The vector of the caption is the mean of its words' vectors.
     """
 
     def __init__(self, vocabulary: int, length: int, width: int, heads: int, dtype: DTypeLike, rngs: nnx.Rngs):
@@ -29,8 +30,10 @@ class TextEncoder(nnx.Module):
         self.out = Dense(2 * width, width, dtype, rngs, zero=True)
         self.norm2 = nnx.LayerNorm(width, rngs=rngs)
 
-    def __call__(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """tokens (b, length) -> word vectors (b, length, width), caption vector (b, width), mask (b, length)."""
+    def __call__(
+        self, tokens: Int[Array, "b length"]
+    ) -> tuple[Float[Array, "b length width"], Float[Array, "b width"], Bool[Array, "b length"]]:
+        """The vectors of the words, the vector of the caption, and a mask that is true for words."""
         mask = tokens != PAD
         b, length = tokens.shape
         x = self.words(tokens) + self.positions[...]
