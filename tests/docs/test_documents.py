@@ -1,22 +1,23 @@
 """Every Python snippet of the documents runs, in order, in one namespace for each document."""
 
-import re
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+import sdejax as sj
+from tests.docs.documents import DOCUMENTS, snippets
+from tests.docs.reader import furnish, given
+
+SLOW = ("docs/editing.md", "docs/training.md", "docs/pods.md")  # they compile more programs than the others
+WITH_SNIPPETS = [
+    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in DOCUMENTS if snippets(name)
+]
 
 
-def snippets(document):
-    return re.findall(r"^```python\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize("document", ["docs/extending.md"])
+@pytest.mark.parametrize("document", WITH_SNIPPETS)
 def test_the_snippets_run(document, monkeypatch, tmp_path):
+    furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
-    found = snippets(document)
-    assert found
-    namespace = {"__name__": document}
-    for snippet in found:
+    namespace = {"__name__": document, **given(document)}
+    for snippet in snippets(document):
         exec(compile(snippet, document, "exec"), namespace)
+    if "get_config" in namespace:
+        assert isinstance(namespace["get_config"](), sj.Config)
