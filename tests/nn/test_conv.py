@@ -41,7 +41,7 @@ def test_values_and_gradients_are_those_of_shifted_products(shape, size, outputs
     # padding after, mirrored taps, and a kernel that is chosen for a case that it does not compute.
     x = jax.random.normal(jax.random.key(0), shape)
     kernel = jax.random.normal(jax.random.key(1), (size, size, shape[-1], outputs)) / np.sqrt(size**2 * shape[-1])
-    wanted = direct(x, kernel, **options)
+    wanted = jnp.asarray(direct(x, kernel, **options))
     weight = jax.random.normal(jax.random.key(2), wanted.shape)
 
     def gradients(function):

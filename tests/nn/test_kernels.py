@@ -41,7 +41,7 @@ CASES = {
     "one group": (_groups(group_norm_by_products, 1), _groups(group_norm, 1), [(2, 3, 4, 8), (8,), (8,)]),
     "group norm and swish": (
         _groups(group_norm_swish_by_products, 6),
-        lambda *args: swish(group_norm(*args, 6, 1e-6)),
+        lambda x, scale, bias: swish(group_norm(x, scale, bias, 6, 1e-6)),
         [(2, 5, 6, 24), (24,), (24,)],
     ),
     # Rejects products without 1 / sqrt(c), and a softmax over the queries.
@@ -78,7 +78,7 @@ def test_group_norm_divides_by_the_root_of_variance_plus_epsilon():
     # Variance 1e-6 beside epsilon 1e-6. Rejects sqrt(variance) + epsilon, off by 0.4, and no epsilon.
     args = _draw([(2, 5, 6, 8), (8,), (8,)], 0)
     args[0] = args[0] * 1e-3
-    found, wanted = (norm(*args, 2, 1e-6) for norm in (group_norm_by_products, group_norm))
+    found, wanted = (norm(args[0], args[1], args[2], 2, 1e-6) for norm in (group_norm_by_products, group_norm))
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 

@@ -35,10 +35,10 @@ def test_a_checkpoint_keeps_the_newest_and_restores_every_bit(tmp_path):
     assert Checkpoints(tmp_path / "none").restore(_state()) is None
     state = _saved(tmp_path / "run", (1, 2, 3, 4, 5), kept=2, forever=2)
     again = Checkpoints(tmp_path / "run")
-    restored, notes = again.restore(state)
+    restored, notes = again.restore(state) or pytest.fail("no checkpoint")
     again.close()
     assert int(restored.step) == 5
-    assert (notes["position"], notes["losses"]) == (5, [0.1])
+    assert (notes.get("position"), notes.get("losses")) == (5, [0.1])
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b + 5)
     kept = sorted(int(folder.name) for folder in (tmp_path / "run").iterdir() if folder.name.isdigit())
@@ -69,8 +69,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
                 file.unlink()
     said = []
     checkpoints = Checkpoints(tmp_path / "run", say=said.append)
-    restored, notes = checkpoints.restore(state)
-    assert (int(restored.step), notes["position"]) == (1, 1)
+    restored, notes = checkpoints.restore(state) or pytest.fail("no checkpoint")
+    assert (int(restored.step), notes.get("position")) == (1, 1)
     assert len(said) == 1
     assert f"{broken} is damaged" in said[0]
     checkpoints.save(jax.tree.map(lambda leaf: leaf + 2, state), NOTES)  # the run reaches step 2 again
@@ -106,7 +106,7 @@ def test_a_checkpoint_comes_back_on_another_number_of_devices(tmp_path):
     checkpoints.save(placed[0], NOTES)
     checkpoints.close()
     for like in placed[1:]:
-        restored, _ = Checkpoints(tmp_path / "run").restore(like)
+        restored, _ = Checkpoints(tmp_path / "run").restore(like) or pytest.fail("no checkpoint")
         for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(like), strict=True):
             assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
             np.testing.assert_array_equal(a, b)

@@ -43,7 +43,7 @@ def wrong(sde):
 class Network:
     """What a network of that prediction outputs so that it means `denoiser`; it is told the time itself."""
 
-    denoiser: object
+    denoiser: sj.Denoiser
     sde: sj.SDE
     prediction: sj.Prediction
 
