@@ -21,7 +21,9 @@ MEANS = RANDOM.uniform(-1.0, 1.0, (2, 3, *SHAPE)).astype(np.float32)
 
 def mixtures(sde, numbers=ALL) -> tuple[sj.Denoiser, sj.Denoiser]:
     """Source and target, which have none of the symmetries themselves."""
-    one, other = (Alike(sj.MixtureDenoiser(sde, np.ones(3, np.float32), means, 0.4), sde, tuple(numbers)) for means in MEANS)
+    one, other = (
+        Alike(sj.MixtureDenoiser(sde, np.ones(3, np.float32), means, 0.4), sde, tuple(numbers)) for means in MEANS
+    )
     return one, other
 
 
