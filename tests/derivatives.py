@@ -12,8 +12,7 @@ from tests.quick_keys import quick_keys
 
 SHAPE = (2, 2, 3)
 KEYS = quick_keys(2)
-_RANDOM = np.random.default_rng(3)
-_WEIGHTS = _RANDOM.standard_normal((2, *SHAPE)).astype(np.float32)
+_WEIGHTS = np.random.default_rng(1).standard_normal((2, *SHAPE)).astype(np.float32)
 _STEP = 1e-2
 
 
@@ -30,9 +29,9 @@ class Network:
         return jnp.tanh(hidden).reshape(x.shape)
 
 
-def parameters():
+def parameters(random):
     """A value for everything that there is to differentiate by."""
-    normal, uniform = _RANDOM.standard_normal, _RANDOM.uniform
+    normal, uniform = random.standard_normal, random.uniform
     return jax.tree.map(
         np.float32,
         {
@@ -40,7 +39,7 @@ def parameters():
             "prompt": normal((1, 2)),
             "scale": 1.7,
             "image": uniform(-1.0, 1.0, (2, *SHAPE)),
-            "mask": _RANDOM.choice([0.0, 0.45, 0.7], (2, *SHAPE)),
+            "mask": random.choice([0.0, 0.45, 0.7], (2, *SHAPE)),
             "strength": 0.63,
         },
     )
@@ -55,13 +54,14 @@ def denoisers(at, sde):
     return plain, sj.GuidedDenoiser(prompted, plain, at["scale"])
 
 
-def check(function, edge=None, but=()):
+def check(function, edges=(), but=()):
     """The derivatives of a function of `parameters()` to images, by each of them.
 
     Forward mode is compared with reverse mode and, except for the names `but`, with central differences. At the
-    parameters `edge`, where differences have no meaning, both modes must be finite and agree.
+    parameters `edges`, where differences have no meaning, both modes must be finite and agree.
     """
-    at = parameters()
+    random = np.random.default_rng(3)
+    at = parameters(random)
 
     def loss(at):
         return jnp.sum(_WEIGHTS * function(at))
@@ -73,7 +73,7 @@ def check(function, edge=None, but=()):
         # A mask stays above 0, and between the times of the grid: by a mask there is a kink at each, and a jump if an
         # inversion lets a value go there.
         moved = 0.2 * (at["mask"] > 0.0) if name == "mask" else 1.0
-        along = jax.tree.map(lambda x: np.float32(moved * _RANDOM.standard_normal(np.shape(x))), at[name])
+        along = jax.tree.map(lambda x: np.float32(moved * random.standard_normal(np.shape(x))), at[name])
         products = jax.tree.map(lambda slope, v: np.sum(np.asarray(slope, np.float64) * v), gradient[name], along)
         return along, float(forward(at, {**nothing, name: along})[1]), sum(jax.tree.leaves(products))
 
@@ -86,13 +86,13 @@ def check(function, edge=None, but=()):
             # Float32 over a step of 0.01; the fourth order leaves less. A derivative that stops somewhere, at a grid's
             # times, a start's noise, a guide that is under the change too, or a repeat, is off by a tenth and more.
             np.testing.assert_allclose(slope, (4.0 * one - two) / 3.0, rtol=2e-3, atol=2e-3, err_msg=name)
-    if edge is not None:
-        at = {**at, **edge}
-        gradient = reverse(at)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
-        for name in at:
-            _, slope, backward = modes(at, name, gradient)
-            np.testing.assert_allclose(slope, backward, rtol=1e-3, atol=1e-3, err_msg=f"{name} at the edge")
+    for edge in edges:
+        there = {**at, **edge}
+        gradient = reverse(there)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient)), edge
+        for name in there:
+            _, slope, backward = modes(there, name, gradient)
+            np.testing.assert_allclose(slope, backward, rtol=1e-3, atol=1e-3, err_msg=f"{name} at {edge}")
 
 
 def _difference(forward, at, nothing, name, along, step):

@@ -12,7 +12,7 @@ AT = {
     "mean": np.float32(0.2),
     "std": np.float32(0.6),
     "level": np.float32(0.05),
-    "images": np.random.default_rng(0).uniform(-1.0, 1.0, (2, 3)).astype(np.float32),
+    "images": np.random.default_rng(0).uniform(-1.0, 1.0, (2, 2)).astype(np.float32),
 }
 
 

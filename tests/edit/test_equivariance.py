@@ -1,8 +1,8 @@
-"""The editors know nothing of what a value means: transform the image, the denoisers and the noise, and so is the edit.
+"""If the image, the denoisers and the noise are transformed alike, the edit is transformed alike.
 
-Pixels and values in another order, flips, x -> -x, and x -> x + b in the data, which moves x_t by alpha b. Every
-symmetry is an image of one batch (`tests.symmetries`). The scale x -> a x of the data is not one of the process: with
-the noise level a times as large it is one of the ODE.
+The transformations: another order of pixels or of values, flips, x -> -x, and x -> x + b in the data, which moves x_t
+by alpha b. Each is one image of a batch (`tests.symmetries`). Under x -> a x in the data the ODE is the same if the
+noise level is a times as large at every step.
 """
 
 import diffrax
@@ -35,20 +35,20 @@ def check(edited, numbers=ALL):
         np.testing.assert_allclose(image, expected, atol=1e-4, err_msg=NAMES[number])
 
 
-# Float32, of sums in another order. A result or a D that is clipped to [-1, 1], noise or a push that is not scaled with
-# alpha, an absolute value, a sum over some of the axes of an image, and a mask or a key of another image are off by
-# 0.01 and more.
+# Float32, of sums in another order. A result or a D that is clipped to [-1, 1], an image that is not scaled with alpha
+# or by an inversion's 1 - r, an absolute value, a mirror whose products are sums over some of the axes of an image, and
+# a mask of another image are off by 0.01 and more.
 @pytest.mark.parametrize(
     ("sampler", "but"),
     [
         (sj.Sampler(6, solver=sj.Exponential(2, sj.Langevin())), []),
-        # Runge-Kutta steps of eq. 10 do not keep the line alpha b, but up to their error.
+        # Runge-Kutta steps of eq. 10 keep the line alpha b only up to their error.
         (sj.Sampler(6, solver=sj.Diffrax(diffrax.Heun()), stochasticity=0.5), ["translation"]),
     ],
     ids=["Exponential and Langevin", "Heun"],
 )
 def test_samples_are_transformed_as_the_model_and_the_noise_are(sampler, but):
-    # alpha = 0 at t = 1; other processes start from the mean 0 there, which a translation is not of.
+    # alpha = 0 at t = 1. Other processes start there from the mean 0, which a translation does not keep.
     sde, numbers = sj.RectifiedFlow(), [number for number in ALL if NAMES[number] not in but]
     check(sj.sample(mixtures(sde, numbers)[1], sde, symmetric_keys(1, numbers), SHAPE, sampler=sampler), numbers)
 
@@ -128,7 +128,7 @@ def test_with_the_data_and_the_noise_level_scaled_the_edit_of_the_ode_is_scaled(
         image = np.float32(scale) * IMAGE[None]
         return np.asarray(editor(*models, sde, image, sj.keys([0]), strength=begin, sampler=BY_RATIOS))
 
-    # Float32, through the times; a step that is not a function of the ratio of two tau, a push by sigma in place of
-    # sigma / alpha, and a smallest level that enters a step are off by 0.01 and more.
+    # Float32, through the times. A level of its own that enters a step, such as log(tau + 0.01), is off by 0.001 and
+    # more.
     np.testing.assert_allclose(edited(SCALE), SCALE * edited(1.0), atol=2e-4)
     assert np.abs(edited(1.0) - IMAGE).mean() > 0.1

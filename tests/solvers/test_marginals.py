@@ -58,7 +58,7 @@ def states(keys, sde, sampler):
 
 
 # `error` is that of 25 steps. Of the wrong formulas (1 + lam^2) for its half, lam for lam^2 and noise without its
-# sqrt(1 - q^(lam^2)) move the variance by a fifth and more, and noises that share a part of the path by 0.15.
+# sqrt(1 - q^(lam^2)) move the variance by a fifth and more; so does a path that is followed for half of the step.
 @pytest.mark.parametrize(
     ("sde", "lam", "solver", "error"),
     [

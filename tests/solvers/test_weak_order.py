@@ -86,7 +86,7 @@ def test_the_law_of_x_t_converges_with_the_order_of_the_solver_at_every_stochast
         # Float32, times the 1 / alpha of each step: the mean m is right for any number of steps. alpha' of the step's
         # wrong end, or a push without the weight's power p, is off by 0.01 and more.
         np.testing.assert_allclose(mean, alpha * M, atol=1e-5)
-        # E cos(2 x / alpha) at the last time, of which the second and fourth derivative of f count.
+        # E cos(2 x / alpha) at the last time: a function with all derivatives.
         waves = [np.exp(-2.0 * v[-1] / alpha[-1] ** 2) * np.cos(2.0 * M) for v in (variance, exact)]
         errors.append((np.abs(variance / exact - 1.0).max(), abs(waves[0] - waves[1])))
     slopes = np.log2(np.array(errors[:-1]) / errors[1:])
