@@ -29,8 +29,8 @@ class NCSNppConfig:
     - `heads`: the heads of an attention. If `head_width` is given, there are channels // head_width heads instead.
     - `rescale`: divide the sum with a skip connection by sqrt(2).
     - `groups`, `epsilon`: of the group norms. None is min(channels // 4, 32) groups.
-    - `attention_groups`: in levels with attention, the groups of the norms of attention and, on the way up, of the first
-      norm of each block. None is `groups`.
+    - `attention_groups`: in levels with attention, the groups of the norms of attention and, on the way up, of the
+      first norm of each block. None is `groups`.
 
     **Input and output:**
 
