@@ -31,14 +31,20 @@ def _saved(folder, steps, **options):
     return state
 
 
+def _newest(checkpoints, like):
+    found = checkpoints.restore(like)
+    assert found is not None
+    return found
+
+
 def test_a_checkpoint_keeps_the_newest_and_restores_every_bit(tmp_path):
     assert Checkpoints(tmp_path / "none").restore(_state()) is None
     state = _saved(tmp_path / "run", (1, 2, 3, 4, 5), kept=2, forever=2)
     again = Checkpoints(tmp_path / "run")
-    restored, notes = again.restore(state)
+    restored, notes = _newest(again, state)
     again.close()
     assert int(restored.step) == 5
-    assert (notes["position"], notes["losses"]) == (5, [0.1])
+    assert (notes.get("position"), notes.get("losses")) == (5, [0.1])
     for a, b in zip(jax.tree.leaves(restored), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b + 5)
     kept = sorted(int(folder.name) for folder in (tmp_path / "run").iterdir() if folder.name.isdigit())
@@ -69,13 +75,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
                 file.unlink()
     said = []
     checkpoints = Checkpoints(tmp_path / "run", say=said.append)
-    restored, notes = checkpoints.restore(state)
-    assert (int(restored.step), notes["position"]) == (1, 1)
+    restored, notes = _newest(checkpoints, state)
+    assert (int(restored.step), notes.get("position")) == (1, 1)
     assert len(said) == 1
     assert f"{broken} is damaged" in said[0]
     checkpoints.save(jax.tree.map(lambda leaf: leaf + 2, state), NOTES)  # the run comes to step 2 again
     checkpoints.close()
-    assert int(Checkpoints(tmp_path / "run").restore(state)[0].step) == 2
+    assert int(_newest(Checkpoints(tmp_path / "run"), state)[0].step) == 2
 
 
 def test_without_a_whole_checkpoint_nothing_starts_over(tmp_path):
