@@ -170,7 +170,7 @@ def test_a_whole_number_stands_for_a_float(data):
     data["sde"]["beta_max"] = 20
     found = architecture_from_json(data).sde
     assert found == sj.VPSDE()
-    assert isinstance(found.beta_max, float)
+    assert isinstance(found, sj.VPSDE) and isinstance(found.beta_max, float)
 
 
 def test_every_string_of_format_1_means_what_it_meant():
