@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.typing import ArrayLike
 
 from sdejax.model.model import Model
 from sdejax.model.networks import FlaxNetwork
@@ -41,7 +42,7 @@ class TrainStep(Protocol):
     """One jitted update."""
 
     def __call__(
-        self, state: TrainState, images: jax.Array, conditions: jax.Array | None
+        self, state: TrainState, images: ArrayLike, conditions: ArrayLike | None
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """The next state, and metrics."""
         ...

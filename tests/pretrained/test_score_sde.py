@@ -98,7 +98,7 @@ def test_ve_in_continuous_time_is_the_release_on_images_in_0_to_1(name):
     assert model.sde == VESDE(2.0 * LOW, 2.0 * HIGH)
     t = np.float32([0.0, 0.5, 1.0])
     level = LOW * (HIGH / LOW) ** t.astype(np.float64)
-    x = _images() * np.float32(2.0 * level)[:, None, None, None]
+    x = _images() * np.asarray(2.0 * level, np.float32)[:, None, None, None]
     # The release's own: the score of images in [0, 1], which its networks centre; Tweedie's formula; then 2 D - 1.
     small = (_channels_first(x) + 1.0) / 2.0
     score = release(Weights(state=state), 2.0 * small - 1.0, level, level)
@@ -134,7 +134,7 @@ def test_ve_in_discrete_time_counts_from_the_largest_noise():
     index = np.array([0, 3, 8])
     t = np.float32(1.0 - index / (COUNT - 1))
     level = state["sigmas"][index]
-    x = _images() * np.float32(2.0 * level)[:, None, None, None]
+    x = _images() * np.asarray(2.0 * level, np.float32)[:, None, None, None]
     score = release(Weights(state=state), _channels_first(x), index.astype(np.float64), level)
     assert _error(_output(model, t, x), level[:, None, None, None] * score) < 1e-4
 

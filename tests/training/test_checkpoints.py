@@ -31,11 +31,17 @@ def _saved(folder, steps, **options):
     return state
 
 
+def _newest(checkpoints, like):
+    found = checkpoints.restore(like)
+    assert found is not None
+    return found
+
+
 def test_a_checkpoint_keeps_the_newest_and_restores_every_bit(tmp_path):
     assert Checkpoints(tmp_path / "none").restore(_state()) is None
     state = _saved(tmp_path / "run", (1, 2, 3, 4, 5), kept=2, forever=2)
     again = Checkpoints(tmp_path / "run")
-    restored, notes = again.restore(state) or pytest.fail("no checkpoint")
+    restored, notes = _newest(again, state)
     again.close()
     assert int(restored.step) == 5
     assert (notes.get("position"), notes.get("losses")) == (5, [0.1])
@@ -69,13 +75,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, dam
                 file.unlink()
     said = []
     checkpoints = Checkpoints(tmp_path / "run", say=said.append)
-    restored, notes = checkpoints.restore(state) or pytest.fail("no checkpoint")
+    restored, notes = _newest(checkpoints, state)
     assert (int(restored.step), notes.get("position")) == (1, 1)
     assert len(said) == 1
     assert f"{broken} is damaged" in said[0]
     checkpoints.save(jax.tree.map(lambda leaf: leaf + 2, state), NOTES)  # the run reaches step 2 again
     checkpoints.close()
-    assert int(Checkpoints(tmp_path / "run").restore(state)[0].step) == 2
+    assert int(_newest(Checkpoints(tmp_path / "run"), state)[0].step) == 2
 
 
 def test_if_all_checkpoints_are_damaged_no_run_starts_again(tmp_path):

@@ -307,7 +307,7 @@ def test_a_step_over_devices_communicates_parameters_and_no_images(fsdp):
     state = init_state(model.params, optimiser)
     state = place(state, state_shardings(state, mesh))
     images = place(np.zeros((128, *config.shape), np.uint8), images_sharding(mesh))
-    program = step.lower(state, images, None).compile().as_text() or ""
+    program = str(step.lower(state, images, None).compile().as_text())
     sizes = [
         int(np.prod([int(n) for n in dims.split(",") if n]))
         for shapes in COLLECTIVE.findall(program)
