@@ -47,9 +47,10 @@ def generate(
     - `prompt`: a text for all images, or an iterable with a text for each seed. `guidance`, `negative`: as in
       `Model.denoiser`.
     - `sampler`: steps, grid, solver, stochasticity; by default as in `sample`.
-    - `batch`: how many images a device computes at once. On one kind of hardware and with the same batch, a seed is the
-      same image bit for bit. In another batch it differs by about 1e-5, unless `sdejax.batch_invariant()` is in force
-      when `generate` is called (docs/pods.md). The last batch is filled up, so it compiles nothing.
+    - `batch`: how many images a device computes at once. The last batch is filled up, so it compiles nothing. On a GPU
+      or TPU, a seed is the same image bit for bit if the batch is the same. On a CPU the last bits also depend on the
+      number of devices and threads, unless `sdejax.batch_invariant()` is in force when `generate` is called. Then they
+      depend on neither, nor on the batch (docs/pods.md).
     - `devices`: some of `jax.local_devices()`, by default all.
     - `clock`: a `DeviceClock` that measures how long the devices work.
 

@@ -14,8 +14,11 @@ from jax.sharding import PartitionSpec as P
 
 import sdejax as sj
 from sdejax.commands.main import main
-from sdejax.jobs import plan as planning
-from sdejax.jobs.plan import abstract_model, collectives, generation, plan, topology_of, training
+from sdejax.jobs.plan.collectives import collectives
+from sdejax.jobs.plan.plan import plan
+from sdejax.jobs.plan.programs import abstract_model, generation, training
+from sdejax.jobs.plan.report import as_record, as_text
+from sdejax.jobs.plan.topology import topology_of
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.training.config import Config, load_config
 
@@ -77,10 +80,10 @@ def test_arithmetic_is_that_of_the_network_at_each_step_and_falls_with_the_chips
     assert made.collectives == {}
     on_two = plan(generation(model, two, 8, sj.Sampler(steps=5)), two)
     np.testing.assert_allclose(on_two.flops / made.flops, 2.0, rtol=0.01)
-    record = planning.as_record(made)
+    record = as_record(made)
     assert record["fits"] is None and record["bytes_accessed"] is None and record["bound"] is None
     assert record["memory"]["arguments"] >= 4 * model.parameter_count
-    assert planning.as_text(made).count("not known") >= 4
+    assert as_text(made).count("not known") >= 4
 
 
 def check_spreading(plans, model, part):
@@ -123,7 +126,7 @@ def test_images_of_256_pixels_are_made_on_sixteen_tpus_without_a_word_between_th
     model, chips = abstract_model(config), topology_of("v5e:4x4")
     made = plan(generation(model, chips), chips, quick=True)
     assert made.collectives == {}
-    record = planning.as_record(made)
+    record = as_record(made)
     assert record["fits"] is True and record["chips"] == 16
     assert record["memory_total"] > 4 * model.parameter_count
     # 20 steps of the network as Song et al. have it, 0.5 TFLOP each. Without the steps it would be a twentieth.
