@@ -12,6 +12,7 @@ from sdejax.runtime import program_cache
 from sdejax.runtime.jit import use_program_store
 from sdejax.runtime.program_cache import ProgramCache
 from sdejax.runtime.storage import Folder
+from tests.commands.words import words
 from tests.tiny import tiny_model
 
 
@@ -67,14 +68,11 @@ LINES = [
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_every_program_is_in_the_mode_that_is_asked_for(place, tmp_path, cache, line):
+def test_every_program_is_batch_invariant_if_that_is_asked_for(place, tmp_path, cache, line):
     # Rejects a mode that is entered before a thread or a generator takes over, or not at all for some verb.
-    words = [str(place / word[1:]) if word.startswith("@") else word for word in line.split()]
-    for asked in (False, True):
-        cache.modes.clear()
-        more = ["--steps", "1", "--out", str(tmp_path / f"out-{asked}"), *(["--batch-invariant"] if asked else [])]
-        assert main([*words, *more]) == 0
-        assert cache.modes and set(cache.modes) == {asked}
+    more = ["--steps", "1", "--out", str(tmp_path / "out"), "--batch-invariant"]
+    assert main([*words(place, line), *more]) == 0
+    assert cache.modes and all(cache.modes)
 
 
 def test_the_mode_is_part_of_what_an_image_is(place, tmp_path, cache, capsys):
@@ -86,5 +84,6 @@ def test_the_mode_is_part_of_what_an_image_is(place, tmp_path, cache, capsys):
         assert main([*line, *more]) == 0
         counts.append(json.loads(capsys.readouterr().out.splitlines()[-1])["images"])
     assert counts == [1, 1, 0, 1]
+    assert {True, False} == set(cache.modes)
     record = json.loads((tmp_path / "out" / "000000.json").read_text())
     assert record["run"]["batch_invariant"] is False

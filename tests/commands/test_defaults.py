@@ -8,6 +8,7 @@ import sdejax as sj
 from sdejax.commands.main import main
 from sdejax.media.images import open_image, to_array, to_image
 from sdejax.model.snapshot import save
+from tests.commands.words import words
 from tests.tiny import tiny_model
 
 SEED = 3
@@ -28,8 +29,7 @@ def place(tmp_path_factory):
 
 def by_command(place, tmp_path, line):
     """The picture that a command writes for `SEED`; @ begins the name of a file of `place`."""
-    words = [str(place / word[1:]) if word.startswith("@") else word for word in line.split()]
-    assert main([*words, "--seeds", str(SEED), "--out", str(tmp_path)]) == 0
+    assert main([*words(place, line), "--seeds", str(SEED), "--out", str(tmp_path)]) == 0
     return np.asarray(Image.open(tmp_path / f"{SEED:06d}.png"))
 
 
