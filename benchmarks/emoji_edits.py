@@ -6,7 +6,7 @@ was stopped goes on where it was; each finished setting is kept. `--count` says 
 
 import dataclasses
 
-from sdejax.commands.evaluate import Evaluate, evaluate
+from sdejax.commands.evaluate import EvaluateCommand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Arguments:
 def main() -> int:
     import tyro
 
-    from sdejax.commands.options import parse_seeds
+    from sdejax.commands.seeds import parse_seeds
     from sdejax.edit.methods import METHODS
     from sdejax.evaluation.emoji_edits import COUNT
     from sdejax.evaluation.run import SettingGrid
@@ -45,7 +45,7 @@ def main() -> int:
         return 0
     options = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(Arguments)}
     del options["count"]
-    return evaluate(Evaluate("emoji-edits", **options))
+    return EvaluateCommand("emoji-edits", **options).execute()
 
 
 if __name__ == "__main__":

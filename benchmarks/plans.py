@@ -33,7 +33,7 @@ def _row(config: str, topology: str, images: int, fsdp: int | None) -> dict:
         chips *= int(size)
     words = ["plan", f"configs/{config}.py", "--topology", topology, "--batch", str(images * chips)]
     words += ["--train", "--fsdp", str(fsdp)] if fsdp else []
-    line = [sys.executable, "-m", "sdejax.commands.main", *words, "--quick", "--json"]
+    line = [sys.executable, "-m", "sdejax", *words, "--quick", "--json"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     said = json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr.strip().splitlines()[-1]}
     return {"config": config, "topology": topology, "images": images, "fsdp": fsdp, "command": " ".join(words), **said}

@@ -51,7 +51,7 @@ def started(words: Sequence[str], devices: int, cores: Sequence[int]) -> subproc
     """A command in a process of its own, with so many fake devices on these cores."""
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
     return subprocess.Popen(
-        ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-m", "sdejax.commands.main", *words],
+        ["taskset", "-c", ",".join(map(str, cores)), sys.executable, "-m", "sdejax", *words],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

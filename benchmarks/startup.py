@@ -63,7 +63,7 @@ def start(words: list[str], jax_cache: Path | None = None) -> Start:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-    command = [sys.executable, "-m", "sdejax.commands.main", *words, "--json"]
+    command = [sys.executable, "-m", "sdejax", *words, "--json"]
     began, seconds, summary, before = time.perf_counter(), None, {}, _cpu_seconds()
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **own}

@@ -43,7 +43,7 @@ jax.config.update("jax_num_cpu_devices", 4)
 _LONGEST = [
     "test_train.py",
     "test_pods.py",
-    "test_main.py",
+    "test_images.py",
     "test_edit_list.py",
     "test_sdedit.py",
     "test_evaluation.py",

@@ -32,6 +32,7 @@ FLOORS = [
     "jobs",
     "evaluation",
     "commands",
+    "__main__",
 ]
 HEART = {"pytrees", "sde", "denoiser", "noise", "solvers", "sampling", "edit", "density"}
 # Within runtime, this file and what it imports are all that the heart uses of the machinery.

@@ -1,143 +1,242 @@
-"""`sdejax edit`: SDEdit on a picture, or on each of a manifest."""
+"""`sdejax edit`: SDEdit of a picture, or of each picture of a list."""
 
 import dataclasses
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
-from sdejax.commands.arguments import FLAT
-from sdejax.commands.options import (
-    OptionalPicture,
-    Run,
-    RunOptions,
-    Snapshot,
-    check_present,
-    make_sampler,
-    parse_seeds,
-    start,
-)
+from sdejax.commands.arguments import FLAT, parse
+from sdejax.commands.options import FlatRun, OptionalPicture, Run, Snapshot, required
+from sdejax.commands.sampler import make_sampler
+from sdejax.commands.seeds import edit_seeds
+from sdejax.commands.start import started
 
 if TYPE_CHECKING:
+    import jax
+    import numpy as np
+    from PIL import Image
+
     from sdejax.edit.restore import BlockMeans, Luminance
+    from sdejax.jobs.edit_list import ListedEdit
+    from sdejax.media.inputs import Input
+    from sdejax.model.model import Model
+    from sdejax.solvers.sampler import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
-class Edit:
-    """SDEdit: noise on a guide up to `strength`, then the reverse SDE. More is more realistic, less more faithful."""
+class EditCommand:
+    """SDEdit: add noise to a guide up to `strength`, then solve the reverse SDE.
 
+    More strength is more realistic, less is more faithful to the guide.
+    """
+
+    verb: ClassVar[str] = "edit"
     snapshot: Snapshot
     """A snapshot folder."""
     guide: OptionalPicture = None
-    """An image of any size; the result has its size. Optional with --manifest."""
+    """An image of any size; the result has the same size. Must be given, except with --manifest."""
     strength: float = 0.5
     """The time in (0, 1] that the edit starts from."""
     mask: str | None = None
-    """An image of the guide's size: white is edited, black is kept bit for bit, grey is edited less."""
+    """An image of the guide's size. White is edited, black is kept bit for bit, grey is edited less."""
     original: str | None = None
-    """The guide before strokes were drawn on it: only they are edited, and a few pixels around them."""
+    """The guide before strokes were drawn on it. Only the strokes and a few pixels around them are edited."""
     paste: str | None = None
-    """An image to paste on the guide, by its alpha: only it is edited, and a few pixels around it, unless --mask."""
+    """An image to paste on the guide, by its alpha.
+    Only the pasted image and a few pixels around it are edited, unless there is a --mask.
+    """
     at: str | None = None
-    """Where: the pixel X,Y of the pasted image's top left corner, such as 12,8 or (with =) --at=-3,8."""
+    """The pixel X,Y for the top left corner of the pasted image, such as 12,8 or (with =) --at=-3,8."""
     scale: float = 1.0
-    """By how much the pasted image is enlarged."""
+    """The factor by which the pasted image is enlarged."""
     repeats: int = 1
-    """How often an image is edited: the result is fed back as the guide."""
+    """How many times to edit. Each result is the guide of the next edit."""
     fresh_noise: bool = True
-    """Whether each repeat has noise of its own, or all have that of the first."""
+    """Give each repeat noise of its own. Otherwise all repeats have the noise of the first."""
     prompt: str = ""
-    """What to edit towards, for a model with text."""
+    """What to edit towards, if the model has text."""
     negative: str = ""
-    """What to guide away from, with --guidance."""
+    """With --guidance: what to guide away from."""
     guidance: float | None = None
-    """Classifier-free guidance scale for the prompt."""
+    """The scale of classifier-free guidance for the prompt."""
     known: str | None = None
-    """What of the guide is kept at every noise level: luminance (colourisation) or blocks:N (super-resolution)."""
+    """Keep this part of the guide at every noise level: luminance for colourisation, blocks:N for super-resolution.
+    With --strength 1 the rest is made from noise alone.
+    """
     keep_distance: float | None = None
-    """The largest strength whose result stays within this root mean squared difference, in [-1, 1], of the guide."""
+    """Instead of --strength: find the largest strength whose result stays within this distance of the guide.
+    The distance is the root mean squared difference of values in [-1, 1].
+    """
     realism: float | None = None
-    """The smallest strength whose result is more typical than this share of the model's own samples, in (0, 1)."""
+    """Instead of --strength: find the smallest strength whose result has this realism, in (0, 1).
+    The realism is the share of the model's own samples that are less typical of the model.
+    """
     sweep: str | None = None
-    """Strengths in place of --strength, such as 0.2,0.3,0.5: each seed at each of them, a row of the sheet per seed."""
+    """Instead of --strength: several strengths, such as 0.2,0.3,0.5, for each seed.
+    The contact sheet has a row for each seed.
+    """
     manifest: str | None = None
-    """A file with one JSON object per line: the options of one edit, its seed and its name. See docs/editing.md."""
-    run: RunOptions = dataclasses.field(default=Run(), metadata=FLAT)
+    """A list of edits: a file with one JSON object per line, with the options, the seed and the name of one edit.
+    See docs/editing.md.
+    """
+    run: FlatRun = dataclasses.field(default=Run(), metadata=FLAT)
+
+    def execute(self) -> int:
+        """Edit the guide at each strength with each seed, or make the edits of the list."""
+        seeds, sampler = edit_seeds(self.run.seeds, self.manifest), make_sampler(self.run)
+        strengths = [self.strength] if self.sweep is None else parse_sweep(self.sweep)
+        _check_strength_options(self)
+        if self.manifest is None:
+            required(self.guide, "PICTURE", "guide")
+        with started(self.verb, self.snapshot, self.run):
+            import sdejax as sj
+            from sdejax.commands.editing import edit_manifest, edit_one
+
+            model, editor = sj.load(self.snapshot), SDEditEditor(sampler)
+            if self.manifest is not None:
+                return edit_manifest(editor, self, model)
+            if self.keep_distance is None and self.realism is None:
+                return edit_one(
+                    editor, self, model, [[_entry(self, seed, strength) for strength in strengths] for seed in seeds]
+                )
+            found = _find_strengths(editor, self, model, seeds)
+            code = edit_one(editor, self, model, [[_entry(self, seed, strength)] for seed, strength in found.items()])
+            return code if len(found) == len(seeds) else 2
 
 
-def edit(command: Edit) -> int:
-    """Edit the guide once for each seed and strength, or what the manifest says."""
-    seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
-    seeds = list(dict.fromkeys(seeds))  # one that is given twice is one image
-    strengths = [command.strength] if command.sweep is None else parse_sweep(command.sweep)
-    wishes = {"--sweep": command.sweep, "--keep-distance": command.keep_distance, "--realism": command.realism}
-    wished = [f"{name}={value}" for name, value in wishes.items() if value is not None]
-    if len(wished) > 1:
-        raise ValueError(f"{', '.join(wished)}: each says what the strength is; give one of them")
-    if command.manifest is None:
-        check_present(command, {"guide": "PICTURE"})
-    elif wished:
-        raise ValueError(f"{wished[0]}: is for one picture; in a manifest each line has its strength")
-    start(command)
+def from_words(words: Sequence[str]) -> EditCommand:
+    """The command that these words ask for."""
+    return parse(EditCommand, words)
 
-    import sdejax as sj
-    from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
-    from sdejax.commands.strength import find_strength
-    from sdejax.edit.pair import check_strength
+
+@dataclasses.dataclass(frozen=True)
+class SDEditEditor:
+    """SDEdit, or restoration if something of the guide is `known`: an `Editor` of `sdejax.commands.editing`."""
+
+    files: ClassVar[Sequence[str]] = ("guide", "mask", "original", "paste")
+    shared: ClassVar[Sequence[str]] = ("strength", "guidance", "repeats", "fresh_noise", "known")
+    sampler: "Sampler"
+
+    def check(self, command: EditCommand, model: "Model") -> None:
+        """**Raises:** `ValueError` if an option is wrong."""
+        from sdejax.edit.checks import check_strength
+
+        required(command.guide, "guide", "guide")
+        check_strength(command.strength)
+        if not 1 <= command.repeats < 2**31:
+            raise ValueError(f"repeats={command.repeats}: must be a whole number of at least 1")
+        model.denoiser(command.prompt, command.guidance, command.negative)
+        if command.known is None:
+            return
+        parse_known(command.known).check((1, *model.shape))
+        for name, value in {"mask": command.mask, "original": command.original, "paste": command.paste}.items():
+            if value is not None:
+                raise ValueError(f"known={command.known!r}, {name}={value!r}: give one of them; both say what is kept")
+        if command.repeats > 1:
+            raise ValueError(f"known={command.known!r}, repeats={command.repeats}: repeats must be 1 with known")
+
+    def prompt(self, command: EditCommand) -> str:
+        """The prompt."""
+        return command.prompt
+
+    def open(self, command: EditCommand, shape: tuple[int, int, int]) -> "Input":
+        """Read the guide, and find the mask."""
+        from sdejax.media.inputs import open_input
+
+        return open_input(
+            required(command.guide, "guide", "guide"),
+            shape,
+            mask=command.mask,
+            original=command.original,
+            paste=command.paste,
+            at=command.at,
+            scale=command.scale,
+        )
+
+    def compute(
+        self,
+        model: "Model",
+        commands: Sequence[EditCommand],
+        images: "np.ndarray",
+        masks: "np.ndarray",
+        keys: "jax.Array",
+    ) -> "jax.Array":
+        """Edit a batch of guides."""
+        import sdejax as sj
+        from sdejax.commands.editing import batch_denoiser
+
+        one = commands[0]
+        prompts, negatives = [each.prompt for each in commands], [each.negative for each in commands]
+        denoiser = batch_denoiser(model, prompts, one.guidance, negatives)
+        if one.known is not None:
+            known = parse_known(one.known)
+            return sj.restore(denoiser, model.sde, images, keys, known, strength=one.strength, sampler=self.sampler)
+        return sj.sdedit(
+            denoiser,
+            model.sde,
+            images,
+            keys,
+            strength=one.strength,
+            mask=masks,
+            repeats=one.repeats,
+            fresh_noise=one.fresh_noise,
+            sampler=self.sampler,
+        )
+
+    def finish(self, given: "Input", result: "np.ndarray") -> "Image.Image":
+        """The result in place of the guide, except for the pixels that the mask keeps."""
+        return given.replaced(result)
+
+
+def _entry(command: EditCommand, seed: int, strength: float) -> "ListedEdit[EditCommand]":
+    """The edit with one seed at one strength. In a sweep its name tells the strength."""
     from sdejax.jobs.edit_list import ListedEdit
-    from sdejax.media.inputs import Input, open_input
 
-    def check(one: Edit, model: sj.Model) -> None:
-        check_present(one, {"guide": "guide"})
-        check_strength(one.strength)
-        if not 1 <= one.repeats < 2**31:
-            raise ValueError(f"repeats={one.repeats}: must be a whole number of at least 1")
-        model.denoiser(one.prompt, one.guidance, one.negative)
-        if one.known is not None:
-            parse_known(one.known).check((1, *model.shape))
-            masks = {"mask": one.mask, "original": one.original, "paste": one.paste}
-            for name, value in masks.items():
-                if value is not None:
-                    raise ValueError(f"known={one.known!r}, {name}={value!r}: give one of them; both say what is kept")
-            if one.repeats > 1:
-                raise ValueError(f"known={one.known!r}, repeats={one.repeats}: what is known is restored once")
+    # 0.3 is written as 0.30, but 0.834 as it is: different strengths have different names.
+    label = "" if command.sweep is None else f"-{max(f'{strength:.2f}', repr(strength), key=len)}"
+    one = dataclasses.replace(command, strength=strength, sweep=None, keep_distance=None, realism=None)
+    return ListedEdit(f"{seed:06d}{label}", seed, one)
 
-    def open_(one: Edit, shape: tuple[int, int, int]) -> Input:
-        how = {"mask": one.mask, "original": one.original, "paste": one.paste, "at": one.at}
-        return open_input(one.guide or "", shape, **how, scale=one.scale)
 
-    def denoiser_of(model, ones):
-        return denoiser(model, [one.prompt for one in ones], ones[0].guidance, [one.negative for one in ones])
+def _check_strength_options(command: EditCommand) -> None:
+    """**Raises:** `ValueError` if two options tell the strength, or one is given that a list of edits does not take."""
+    options = {"--sweep": command.sweep, "--keep-distance": command.keep_distance, "--realism": command.realism}
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"{', '.join(given)}: give one of them; each tells the strength")
+    if given and command.manifest is not None:
+        raise ValueError(f"{given[0]}: must not be given with --manifest, where each line has its strength")
 
-    def compute(model, ones, images, masks, keys):
-        one = ones[0]
-        how = {"strength": one.strength, "sampler": sampler}
-        if one.known is not None:
-            return sj.restore(denoiser_of(model, ones), model.sde, images, keys, parse_known(one.known), **how)
-        how |= {"mask": masks, "repeats": one.repeats, "fresh_noise": one.fresh_noise}
-        return sj.sdedit(denoiser_of(model, ones), model.sde, images, keys, **how)
 
-    files, shared = ("guide", "mask", "original", "paste"), ("strength", "guidance", "repeats", "fresh_noise", "known")
-    editor = Editor(files, shared, check, open_, compute, lambda given: given.replaced)
-    model = sj.load(command.snapshot)
-    if command.manifest is not None:
-        return edit_manifest(editor, command, model)
+def _find_strengths(
+    editor: SDEditEditor, command: EditCommand, model: "Model", seeds: Sequence[int]
+) -> dict[int, float]:
+    """The strength for each seed that `--keep-distance` or `--realism` asks for."""
+    import numpy as np
 
-    def entry(seed: int, strength: float) -> ListedEdit[Edit]:
-        # 0.3 is 0.30, and 0.834 stays 0.834: other strengths have other names.
-        found = dataclasses.replace(command, strength=strength, sweep=None, keep_distance=None, realism=None)
-        label = "" if command.sweep is None else f"-{max(f'{strength:.2f}', repr(strength), key=len)}"
-        return ListedEdit(f"{seed:06d}{label}", seed, found)
+    from sdejax.commands.strength import KeepDistance, ReachRealism, find_strengths
+    from sdejax.noise.keys import keys
 
-    if command.keep_distance is not None or command.realism is not None:
-        found = find_strength(editor, command, model, seeds, sampler)
-        code = edit_one(editor, command, model, [[entry(seed, strength)] for seed, strength in found.items()])
-        return code if len(found) == len(seeds) else 2
-    return edit_one(editor, command, model, [[entry(seed, strength) for strength in strengths] for seed in seeds])
+    editor.check(command, model)
+    given = editor.open(command, model.shape)
+    if command.keep_distance is not None:
+        goal = KeepDistance(given.image, command.keep_distance)
+    else:
+        assert command.realism is not None
+        denoiser = model.denoiser(command.prompt, command.guidance, command.negative)
+        goal = ReachRealism(denoiser, model.sde, model.shape, editor.sampler, command.realism)
+
+    def edit(seed: int, strength: float) -> np.ndarray:
+        one = dataclasses.replace(command, strength=strength)
+        return np.asarray(editor.compute(model, [one], given.image[None], given.mask[None], keys([seed])))[0]
+
+    return find_strengths(goal, edit, seeds)
 
 
 def parse_known(text: str) -> "BlockMeans | Luminance":
-    """ "luminance" or "blocks:4".
+    """The projection that "luminance" or "blocks:4" names.
 
-    **Raises:** `ValueError` for anything else.
+    **Raises:** `ValueError` for any other text.
     """
     from sdejax.edit.restore import BlockMeans, Luminance
 
@@ -148,9 +247,9 @@ def parse_known(text: str) -> "BlockMeans | Luminance":
 
 
 def parse_sweep(text: str) -> list[float]:
-    """ "0.2,0.3" to strengths.
+    """The strengths of "0.2,0.3".
 
-    **Raises:** `ValueError` for anything else, for strengths outside (0, 1], and for one that is there twice.
+    **Raises:** `ValueError` for any other text, for strengths outside (0, 1], and if two are equal.
     """
     try:
         strengths = [float(part) for part in text.split(",")]

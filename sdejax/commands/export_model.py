@@ -1,28 +1,36 @@
-"""`sdejax export`."""
+"""`sdejax export`: a snapshot for other libraries."""
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 import tyro
 from tyro.conf import Positional
 
+from sdejax.commands.arguments import parse
 from sdejax.commands.options import Snapshot
 
 
 @dataclasses.dataclass(frozen=True)
-class Export:
-    """A snapshot to safetensors by readable names, and to a diffusers folder where that layout can hold it."""
+class ExportCommand:
+    """Write a snapshot as safetensors with readable names, and as a diffusers folder if that can hold its network."""
 
+    verb: ClassVar[str] = "export"
     snapshot: Snapshot
-    """A snapshot folder, or anything that import reads."""
+    """A snapshot folder, or anything else that import reads."""
     out: Annotated[Positional[str], tyro.conf.arg(metavar="OUT")]
-    """The folder to write."""
+    """The folder to write to."""
+
+    def execute(self) -> int:
+        """Write the folder."""
+        from sdejax.pretrained.convert import export_model
+
+        reason = export_model(self.snapshot, self.out)
+        written = f"safetensors; no diffusers folder: {reason}" if reason else "safetensors, diffusers"
+        print(f"{self.out}: {written}")
+        return 0
 
 
-def export(command: Export) -> int:
-    """Write the folder."""
-    from sdejax.pretrained.convert import export_model
-
-    reason = export_model(command.snapshot, command.out)
-    print(f"{command.out}: " + (f"safetensors; no diffusers folder: {reason}" if reason else "safetensors, diffusers"))
-    return 0
+def from_words(words: Sequence[str]) -> ExportCommand:
+    """The command that these words ask for."""
+    return parse(ExportCommand, words)

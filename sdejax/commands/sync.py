@@ -1,109 +1,164 @@
-"""`sdejax sync`: sync-SDE on a picture, or on each of a manifest."""
+"""`sdejax sync`: sync-SDE of a picture, or of each picture of a list."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
-from sdejax.commands.arguments import FLAT
-from sdejax.commands.options import (
-    OptionalPicture,
-    Run,
-    RunOptions,
-    Snapshot,
-    check_present,
-    make_sampler,
-    parse_seeds,
-    start,
-)
+from sdejax.commands.arguments import FLAT, parse
+from sdejax.commands.options import FlatRun, OptionalPicture, Run, Snapshot, required
+from sdejax.commands.sampler import make_sampler
+from sdejax.commands.seeds import edit_seeds
+from sdejax.commands.start import started
+
+if TYPE_CHECKING:
+    import jax
+    import numpy as np
+    from PIL import Image
+
+    from sdejax.media.inputs import Input
+    from sdejax.model.model import Model
+    from sdejax.solvers.sampler import Sampler
 
 
 @dataclasses.dataclass(frozen=True)
-class Sync:
+class SyncCommand:
     """sync-SDE: edit an image by what two prompts differ in, and keep the rest."""
 
+    verb: ClassVar[str] = "sync"
     snapshot: Snapshot
     """A snapshot folder of a model with text."""
     image: OptionalPicture = None
-    """An image of any size; the result has its size. Optional with --manifest."""
+    """An image of any size; the result has the same size. Must be given, except with --manifest."""
     source: str | None = None
-    """What the image shows. Needed, but for --manifest."""
+    """What the image shows. Must be given, except with --manifest."""
     target: str | None = None
-    """What it should show. Needed, but for --manifest."""
+    """What the image should show. Must be given, except with --manifest."""
     method: str = "sync_sde"
-    """sync_sde, or another to compare with: sdedit (of the target), flow_edit, cycle_diffusion,
-    edit_friendly_inversion, ode_inversion, fire_flow or rf_inversion (its source is unconditional)."""
+    """sync_sde, or a method to compare it with:
+    sdedit (of the target), flow_edit, cycle_diffusion, edit_friendly_inversion, ode_inversion, fire_flow
+    or rf_inversion (of an unconditional source).
+    """
     strength: float = 0.8
-    """The time in (0, 1] that the edit starts from; more changes more."""
+    """The time in (0, 1] that the edit starts from. More changes more."""
     mask: str | None = None
-    """An image of the image's size: white is edited, black is kept bit for bit, grey is edited less."""
+    """A mask of the image's size. White is edited, black is kept bit for bit, grey is edited less."""
     source_negative: str = ""
-    """What to guide the source away from, with --source-guidance."""
+    """With --source-guidance: what to guide the source away from."""
     target_negative: str = ""
-    """What to guide the target away from, with --target-guidance."""
+    """With --target-guidance: what to guide the target away from."""
     source_guidance: float | None = None
-    """Classifier-free guidance scale for the source."""
+    """The scale of classifier-free guidance for the source."""
     target_guidance: float | None = None
-    """Classifier-free guidance scale for the target."""
+    """The scale of classifier-free guidance for the target."""
     coupling: str = "synchronous"
-    """synchronous, resampled, resampled(N), independent, correlated(RHO) or reflection."""
+    """synchronous, synchronous(N), resampled, resampled(N), independent, correlated(RHO) or reflection."""
     manifest: str | None = None
-    """A file with one JSON object per line: the options of one edit, its seed and its name. See docs/editing.md."""
-    run: RunOptions = dataclasses.field(default=Run(grid="log_snr"), metadata=FLAT)
+    """A list of edits: a file with one JSON object per line, with the options, the seed and the name of one edit.
+    See docs/editing.md.
+    """
+    run: FlatRun = dataclasses.field(default=Run(grid="log_snr"), metadata=FLAT)
+
+    def execute(self) -> int:
+        """Edit the image with each seed, or make the edits of the list."""
+        seeds, sampler = edit_seeds(self.run.seeds, self.manifest), make_sampler(self.run)
+        if self.manifest is None:
+            required(self.image, "PICTURE", "image")
+            required(self.source, "--source", "source")
+            required(self.target, "--target", "target")
+        with started(self.verb, self.snapshot, self.run):
+            import sdejax as sj
+            from sdejax.commands.editing import edit_manifest, edit_one
+            from sdejax.jobs.edit_list import ListedEdit
+
+            model, editor = sj.load(self.snapshot), SyncEditor(sampler)
+            if self.manifest is not None:
+                return edit_manifest(editor, self, model)
+            return edit_one(editor, self, model, [[ListedEdit(f"{seed:06d}", seed, self)] for seed in seeds])
 
 
-def sync(command: Sync) -> int:
-    """Edit the image once for each seed, or what the manifest says."""
-    seeds, sampler = parse_seeds(command.run.seeds, one=command.manifest is not None), make_sampler(command.run)
-    seeds = list(dict.fromkeys(seeds))  # one that is given twice is one image
-    if command.manifest is None:
-        check_present(command, {"image": "PICTURE", "source": "--source", "target": "--target"})
-    start(command)
+def from_words(words: Sequence[str]) -> SyncCommand:
+    """The command that these words ask for."""
+    return parse(SyncCommand, words)
 
-    import sdejax as sj
-    from sdejax.commands.editing import Editor, denoiser, edit_manifest, edit_one
-    from sdejax.edit.methods import METHODS
-    from sdejax.edit.pair import check_strength
-    from sdejax.jobs.edit_list import ListedEdit
-    from sdejax.media.inputs import open_input
 
-    def check(one: Sync, model: sj.Model) -> None:
-        check_present(one, {"image": "image", "source": "source", "target": "target"})
-        check_strength(one.strength)
-        sj.Coupling.parse(one.coupling)
-        _check_method(one)
-        model.denoiser(one.source, one.source_guidance, one.source_negative)
-        model.denoiser(one.target, one.target_guidance, one.target_negative)
+@dataclasses.dataclass(frozen=True)
+class SyncEditor:
+    """Edits by two prompts, by any of `sdejax.edit.methods`: an `Editor` of `sdejax.commands.editing`."""
 
-    def compute(model, ones, images, masks, keys):
-        one, method = ones[0], METHODS[ones[0].method]
-        source = denoiser(model, [each.source for each in ones], one.source_guidance, [e.source_negative for e in ones])
-        target = denoiser(model, [each.target for each in ones], one.target_guidance, [e.target_negative for e in ones])
+    files: ClassVar[Sequence[str]] = ("image", "mask")
+    shared: ClassVar[Sequence[str]] = ("method", "strength", "source_guidance", "target_guidance", "coupling")
+    sampler: "Sampler"
+
+    def check(self, command: SyncCommand, model: "Model") -> None:
+        """**Raises:** `ValueError` if an option is wrong."""
+        import sdejax as sj
+        from sdejax.edit.checks import check_strength
+
+        required(command.image, "image", "image")
+        source, target = required(command.source, "source", "source"), required(command.target, "target", "target")
+        check_strength(command.strength)
+        sj.Coupling.parse(command.coupling)
+        _check_method(command)
+        model.denoiser(source, command.source_guidance, command.source_negative)
+        model.denoiser(target, command.target_guidance, command.target_negative)
+
+    def prompt(self, command: SyncCommand) -> str:
+        """The target's prompt."""
+        return command.target or ""
+
+    def open(self, command: SyncCommand, shape: tuple[int, int, int]) -> "Input":
+        """Read the image and the mask."""
+        from sdejax.media.inputs import open_input
+
+        return open_input(required(command.image, "image", "image"), shape, mask=command.mask)
+
+    def compute(
+        self,
+        model: "Model",
+        commands: Sequence[SyncCommand],
+        images: "np.ndarray",
+        masks: "np.ndarray",
+        keys: "jax.Array",
+    ) -> "jax.Array":
+        """Edit a batch of images."""
+        import sdejax as sj
+        from sdejax.commands.editing import batch_denoiser
+        from sdejax.edit.methods import METHODS
+
+        one, method = commands[0], METHODS[commands[0].method]
+        sources, targets = [each.source or "" for each in commands], [each.target or "" for each in commands]
+        source_negatives = [each.source_negative for each in commands]
+        target_negatives = [each.target_negative for each in commands]
+        source = batch_denoiser(model, sources, one.source_guidance, source_negatives)
+        target = batch_denoiser(model, targets, one.target_guidance, target_negatives)
         given = (source if method.prompted else model.denoiser(), target, model.sde, images, keys)
-        how = {"strength": one.strength, "mask": masks}
         if one.method == "sync_sde":
-            return sj.sync_sde(*given, **how, sampler=sampler, coupling=one.coupling)
-        return method.edit(*given, **how, sampler=sampler)
+            coupling, sampler = one.coupling, self.sampler
+            return sj.sync_sde(*given, strength=one.strength, mask=masks, sampler=sampler, coupling=coupling)
+        return method.edit(*given, strength=one.strength, mask=masks, sampler=self.sampler)
 
-    editor = Editor(
-        files=("image", "mask"),
-        shared=("method", "strength", "source_guidance", "target_guidance", "coupling"),
-        check=check,
-        open=lambda one, shape: open_input(one.image or "", shape, mask=one.mask),
-        compute=compute,
-        finish=lambda given: given.changed,
-    )
-    model = sj.load(command.snapshot)
-    if command.manifest is not None:
-        return edit_manifest(editor, command, model)
-    return edit_one(editor, command, model, [[ListedEdit(f"{seed:06d}", seed, command)] for seed in seeds])
+    def finish(self, given: "Input", result: "np.ndarray") -> "Image.Image":
+        """The image with the change that the edit made."""
+        return given.changed(result)
 
 
-def _check_method(one: Sync) -> None:
-    """**Raises:** `ValueError` for a method that there is not, or an option that the method fixes."""
+def _check_method(command: SyncCommand) -> None:
+    """**Raises:** `ValueError` if there is no such method, or for an option that the method fixes."""
     from sdejax.edit.methods import METHODS
 
-    if one.method not in METHODS:
-        raise ValueError(f"method={one.method!r}: must be one of {', '.join(METHODS)}")
-    if one.method != "sync_sde":
-        given, usual = {**vars(one.run), "coupling": one.coupling}, {**vars(Run()), "coupling": Sync.coupling}
-        for name in ("coupling", "order", "solver", "tolerance", "stochasticity", "corrector"):
-            if given[name] != usual[name]:
-                raise ValueError(f"{name}={given[name]!r}: is for method=sync_sde; {one.method} fixes it")
+    if command.method not in METHODS:
+        raise ValueError(f"method={command.method!r}: must be one of {', '.join(METHODS)}")
+    if command.method == "sync_sde":
+        return
+    run = command.run
+    options = {
+        "coupling": (command.coupling, SyncCommand.coupling),
+        "order": (run.order, Run.order),
+        "solver": (run.solver, Run.solver),
+        "tolerance": (run.tolerance, Run.tolerance),
+        "stochasticity": (run.stochasticity, Run.stochasticity),
+        "corrector": (run.corrector, Run.corrector),
+    }
+    for name, (value, default) in options.items():
+        if value != default:
+            raise ValueError(f"{name}={value!r}: is an option of method=sync_sde; {command.method} fixes it")

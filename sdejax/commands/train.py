@@ -1,8 +1,8 @@
-"""Command-line words to a run: a config file, then overrides of its fields."""
+"""`sdejax train`: train a model by a config file, whose fields are options."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -10,26 +10,37 @@ from sdejax.commands.arguments import FLAT, parse
 from sdejax.runtime.distributed import Processes
 from sdejax.training.config import Config, load_config
 
+_USAGE = """usage: sdejax train CONFIG [OPTIONS]
+
+sdejax train CONFIG --help lists the options. They replace the values of the config file."""
+
 
 @dataclasses.dataclass(frozen=True)
-class Train:
-    """Train a score model, or go on with a run: the same command resumes."""
+class TrainCommand:
+    """Train a score model. The same command continues a run that was stopped."""
 
+    verb: ClassVar[str] = "train"
     config: Annotated[Config, tyro.conf.arg(name="")] = dataclasses.field(default=Config("", ""), metadata=FLAT)
     dry_run: bool = False
-    """Print what the run would take (parameters, memory, arithmetic, sharding), and train nothing."""
+    """Print what the run would need (parameters, memory, arithmetic, sharding), and train nothing."""
     profile: bool = False
     """Write a trace of a few steps to the run's folder."""
     processes: Processes = Processes()
 
+    def execute(self) -> int:
+        """Train, or print what it would need."""
+        from sdejax.training.loop import run
 
-def main(arguments: Sequence[str]) -> int:
-    """`CONFIG [--field value ...]`; --help after the config lists every field."""
-    if not arguments or arguments[0].startswith("-"):
-        print("usage: sdejax train CONFIG [--overrides]\n\nsdejax train CONFIG --help lists every override.")
-        return 0 if arguments and arguments[0] in ("-h", "--help") else 2
-    given = load_config(arguments[0])
-    command = parse(Train, f"sdejax train {arguments[0]}", arguments[1:], Train(given))
-    from sdejax.training.loop import run
+        return run(self.config, self.processes, dry_run=self.dry_run, profile=self.profile)
 
-    return run(command.config, command.processes, dry_run=command.dry_run, profile=command.profile)
+
+def from_words(words: Sequence[str]) -> TrainCommand:
+    """The command that these words ask for: a config file, then options that replace its values."""
+    if words and words[0] in ("-h", "--help"):
+        print(_USAGE)
+        raise SystemExit(0)
+    if not words or words[0].startswith("-"):
+        given = f"={words[0]!r}" if words else ""
+        raise ValueError(f"CONFIG{given}: must be a config file, such as configs/emoji32.py; sdejax train --help")
+    path = words[0]
+    return parse(TrainCommand, words[1:], program=f"sdejax train {path}", default=TrainCommand(load_config(path)))

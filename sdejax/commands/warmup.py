@@ -2,55 +2,59 @@
 
 import dataclasses
 import re
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
 
-from sdejax.commands.arguments import FLAT
-from sdejax.commands.options import Run, RunOptions, Snapshot
-from sdejax.commands.sample import Sample, sample
+from sdejax.commands.arguments import FLAT, parse
+from sdejax.commands.options import FlatRun, Run, Snapshot
+from sdejax.commands.sample import SampleCommand, draw
+
+if TYPE_CHECKING:
+    from sdejax.model.model import Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Warmup:
+class WarmupCommand:
     """Compile what `sdejax sample` needs with the same options, so that it starts at once.
 
-    `sdejax edit` and `sdejax sync` have --warmup, which does it for the job that their other options describe.
+    `sdejax edit` and `sdejax sync` have the option --warmup. It compiles what the same command needs without --warmup.
     """
 
+    verb: ClassVar[str] = "warmup"
     snapshot: Snapshot
     """A snapshot folder."""
     shape: str | None = None
-    """Height, width and channels of an image, such as 32x32x3; a snapshot has one shape, and another is refused."""
+    """The height, width and channels that the snapshot's images must have, such as 32x32x3."""
     guidance: float | None = None
-    """Classifier-free guidance scale, where the job has one; its value compiles nothing."""
-    # So many seeds that the batches are full on any number of devices.
-    run: RunOptions = dataclasses.field(default=Run(seeds=f"0-{2**32 - 1}"), metadata=FLAT)
+    """The scale of classifier-free guidance, if the job has one. All scales have the same program."""
+    # So many seeds fill the batches of any number of devices.
+    run: FlatRun = dataclasses.field(default=Run(seeds=f"0-{2**32 - 1}"), metadata=FLAT)
+
+    def execute(self) -> int:
+        """Compute one batch on every device, and keep its programs but no image."""
+        shape = None if self.shape is None else parse_shape(self.shape)
+        run = dataclasses.replace(self.run, warmup=True)
+        return draw(SampleCommand(self.snapshot, guidance=self.guidance, run=run), partial(_check_shape, shape))
 
 
-def warmup(command: Warmup) -> int:
-    """Compute one batch on every device, and keep the programs and no image.
+def from_words(words: Sequence[str]) -> WarmupCommand:
+    """The command that these words ask for."""
+    return parse(WarmupCommand, words)
 
-    **Raises:** `ValueError` for a shape that is not the snapshot's, and what `sample` raises.
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """The three numbers of "32x32x3", "32,32,3" or "(32, 32, 3)".
+
+    **Raises:** `ValueError` for any other text.
     """
-    run = dataclasses.replace(command.run, warmup=True)
-    asked = Sample(command.snapshot, guidance=command.guidance, run=run)
-    return sample(asked, partial(_check_shape, parse_shape(command.shape)))
-
-
-def parse_shape(text: str | None) -> tuple[int, ...] | None:
-    """ "32x32x3", "32,32,3" or "(32, 32, 3)" to numbers.
-
-    **Raises:** `ValueError` for anything else.
-    """
-    if text is None:
-        return None
     match = re.fullmatch(r"\(?\s*(\d+)\s*[x,]\s*(\d+)\s*[x,]\s*(\d+)\s*\)?", text)
     if match is None:
         raise ValueError(f"--shape={text!r}: must be height, width and channels, such as 32x32x3")
     return tuple(map(int, match.groups()))
 
 
-def _check_shape(shape: tuple[int, ...] | None, model: Any) -> None:
+def _check_shape(shape: tuple[int, ...] | None, model: "Model") -> None:
     if shape not in (None, model.shape):
         asked, found = ("x".join(map(str, numbers)) for numbers in (shape, model.shape))
-        raise ValueError(f"--shape={asked}: must be that of the snapshot's images, {found}")
+        raise ValueError(f"--shape={asked}: must be {found}, the shape of the snapshot's images")

@@ -27,10 +27,14 @@ class RunOptions(Protocol):
     def timeout(self) -> int: ...
 
 
-class Command(Protocol):
-    """The options of a command that makes images: a frozen dataclass with at least these fields."""
+class ImageCommand(Protocol):
+    """A command that makes images: a frozen dataclass of options with at least these fields.
+
+    `verb` is what a person types, and what the record of an image calls the command.
+    """
 
     __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+    verb: ClassVar[str]
 
     @property
     def snapshot(self) -> str: ...
@@ -38,8 +42,8 @@ class Command(Protocol):
     def run(self) -> RunOptions: ...
 
 
-class EditCommand(Command, Protocol):
-    """The options of a command that edits one picture, or the pictures of a list."""
+class EditingCommand(ImageCommand, Protocol):
+    """A command that edits one picture, or the pictures of a list."""
 
     @property
     def manifest(self) -> str | None: ...

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from sdejax.jobs.command import EditCommand
+from sdejax.jobs.command import EditingCommand
 
 # Options that a line cannot have: they are for the whole list, or search for a strength.
 _OF_THE_COMMAND = {"snapshot", "sweep", "keep_distance", "realism", "manifest", "run"}
 _LONGEST = 200  # bytes of a name; file systems allow 255, and endings are added
 
 
-C = TypeVar("C", bound=EditCommand)
+C = TypeVar("C", bound=EditingCommand)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from sdejax.jobs.command import Command
+from sdejax.jobs.command import ImageCommand
 from sdejax.jobs.job import Job, Task
 from sdejax.jobs.progress import JobProgress, OutputClosed, print_json
 from sdejax.jobs.provenance import NOT_OF_THE_IMAGE, record_of
@@ -47,7 +47,7 @@ class Maker(Generic[T]):
 
     def __init__(
         self,
-        command: Command,
+        command: ImageCommand,
         model: Model,
         job: Job[T],
         sink: Sink,

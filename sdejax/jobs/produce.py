@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from sdejax.jobs.command import Command, RunOptions
+from sdejax.jobs.command import ImageCommand, RunOptions
 from sdejax.jobs.formats import FORMATS, choose_format
 from sdejax.jobs.job import Job
 from sdejax.jobs.maker import Maker, write_errors
@@ -50,7 +50,7 @@ class _Agreement:
     asked: dict[str, Any]
 
 
-def produce(command: Command, model: Model, job: Job[T]) -> int:
+def produce(command: ImageCommand, model: Model, job: Job[T]) -> int:
     """Make the images of a job that the folder does not have, and a contact sheet of the first.
 
     **Returns:** the exit code: 2 if a task failed, 1 if another process was lost or somebody stopped this one, else 0.

@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any
+
+from sdejax.jobs.command import ImageCommand
 
 # Options of `run` that do not change an image.
 _OTHER_RUN_OPTIONS = {
@@ -14,19 +16,15 @@ _OTHER_RUN_OPTIONS = {
 NOT_OF_THE_IMAGE = {"snapshot", "manifest", "sweep", "versions", "png_sha256"}
 
 
-class _Dataclass(Protocol):
-    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
-
-
 def versions() -> dict[str, str]:
     """The versions of the libraries that compute an image."""
     return {name: importlib.metadata.version(name) for name in ("sdejax", "jax", "jaxlib", "diffrax", "flax")}
 
 
-def record_of(command: _Dataclass, source: str) -> dict[str, Any]:
+def record_of(command: ImageCommand, source: str) -> dict[str, Any]:
     """What reproduces the images of a command, but for their seeds and inputs. `source` is the snapshot's hash."""
     return {
-        "command": type(command).__name__.lower(),
+        "command": command.verb,
         **dataclasses.asdict(command),
         "snapshot_hash": source,
         "versions": versions(),
@@ -51,13 +49,12 @@ class FileHashes:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
 
-    def of(self, command: _Dataclass, fields: Sequence[str]) -> dict[str, str]:
-        """The hashes of the files that these fields of a command name, by field. A field that is None is left out.
+    def of(self, paths: Mapping[str, str | None]) -> dict[str, str]:
+        """The hash of each file, by the same names. A path that is None is left out.
 
         **Raises:** `OSError` if a file cannot be read.
         """
-        paths = {field: getattr(command, field) for field in fields}
-        return {field: self._one(path) for field, path in paths.items() if path is not None}
+        return {name: self._one(path) for name, path in paths.items() if path is not None}
 
     def _one(self, path: str) -> str:
         if path not in self._known:

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import jax
 
-from sdejax.jobs.command import Command
+from sdejax.jobs.command import ImageCommand
 from sdejax.jobs.generate import on_every_device
 from sdejax.jobs.job import Job
 from sdejax.jobs.maker import memory_errors
@@ -20,7 +20,7 @@ from sdejax.runtime.sharding import image_mesh
 T = TypeVar("T")
 
 
-def warm_up(command: Command, model: Model, job: Job[T], batch: int) -> int:
+def warm_up(command: ImageCommand, model: Model, job: Job[T], batch: int) -> int:
     """Compute one batch of each group of tasks, and keep its programs but no image.
 
     **Returns:** the exit code: 2 if a group's first task cannot be opened, else 0.

@@ -11,8 +11,7 @@ from PIL import Image
 
 from sdejax.commands.main import main
 from sdejax.commands.options import Run
-from sdejax.commands.sample import Sample
-from sdejax.commands.sample import sample as sample_command
+from sdejax.commands.sample import SampleCommand
 from sdejax.jobs.formats import FORMATS
 from sdejax.jobs.shard_sink import ShardSink
 from sdejax.model.snapshot import save
@@ -58,7 +57,7 @@ def words(model, out, seeds, *more):
 def test_a_new_format_holds_the_same_images_and_is_continued(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(FORMATS, "zip", partial(ShardSink, Zip()))
     run = Run(str(tmp_path / "zip"), "0-5", steps=2, batch=2, format="zip", shard_size=2, cache="none")
-    assert sample_command(Sample(model, run=run)) == 0
+    assert SampleCommand(model, run=run).execute() == 0
     assert main(words(model, tmp_path / "zip", "0-7", "--shard-size", "2")) == 0  # it keeps the folder's format
     assert "6 of 8 images are done already" in capsys.readouterr().err
     manifest = json.loads((tmp_path / "zip" / "manifest.json").read_text())

@@ -186,7 +186,7 @@ def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, t
 
 def test_a_second_start_with_a_solver_of_diffrax_compiles_nothing(snapshot, cache, tmp_path):
     """Rejects checks within the program that call Python: such a program cannot be written."""
-    words = [sys.executable, "-m", "sdejax.commands.main", "sample", snapshot, "--batch", "1", "--cache", str(cache)]
+    words = [sys.executable, "-m", "sdejax", "sample", snapshot, "--batch", "1", "--cache", str(cache)]
     words += ["--solver", "shark", "--tolerance", "0.5"]  # adaptive, with a Levy area: diffrax checks all of it
     logged = {**os.environ, "JAX_LOG_COMPILES": "1"}
     logged.pop("EQX_ON_ERROR", None)  # a command in this process has set it

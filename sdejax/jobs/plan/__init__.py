@@ -1,0 +1,1 @@
+"""What a program would take on TPUs or GPUs that are not here."""
