@@ -59,12 +59,12 @@ class Alike:
     sde: sj.SDE = dataclasses.field(metadata=STATIC)
     numbers: tuple[int, ...] = dataclasses.field(metadata=STATIC, default=ALL)
 
-    def __call__(self, t, x):
+    def __call__(self, t, x) -> jax.Array:
         numbers = np.asarray(self.numbers)
         orders, signs, shifts = _ORDERS[numbers], _SIGNS[numbers, None], _SHIFTS[numbers]
         back = jnp.take_along_axis(signs * (x.reshape(-1, SIZE) - self.sde.alpha(t) * shifts), np.argsort(orders, 1), 1)
         found = self.denoiser(t, back.reshape(x.shape)).reshape(-1, SIZE)
-        return (signs * jnp.take_along_axis(found, orders, 1) + shifts).reshape(x.shape)
+        return jnp.asarray((signs * jnp.take_along_axis(found, orders, 1) + shifts).reshape(x.shape))
 
 
 def _random_bits(data, width, shape):

@@ -23,9 +23,9 @@ class NotingCache(ProgramCache):
         super().__init__(folder)
         self.modes = []
 
-    def call(self, function, lower, static_argnames, args, kwargs, variant=""):
+    def call(self, function, lower, static_argnames, args, kwargs):
         self.modes.append(kwargs["batch_invariant"])
-        return super().call(function, lower, static_argnames, args, kwargs, variant)
+        return super().call(function, lower, static_argnames, args, kwargs)
 
 
 @pytest.fixture

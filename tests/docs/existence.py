@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sdejax.commands import main as command_line
-from sdejax.commands.arguments import FLAT, parse
-from sdejax.commands.train import Train
-from sdejax.training.config import load_config
+from sdejax.commands.arguments import FLAT
+from sdejax.commands.command import Command
 from tests.docs.documents import ROOT
 
 _OTHERS = {"--help", "--dependency"}  # every program's, and that of Slurm's sbatch
@@ -20,13 +19,13 @@ _OTHERS = {"--help", "--dependency"}  # every program's, and that of Slurm's sba
 def check_command(words: Sequence[str]) -> None:
     """Check a command that is whole: a verb of ours must take all of its words."""
     program, *rest = words
-    if program == "sdejax" and rest[0] == "train":
-        config = "configs/emoji32.py" if rest[1] == "CONFIG" else rest[1]
-        parse(Train, "sdejax train", rest[2:], Train(load_config(ROOT / config)))
-    elif program == "sdejax":
-        parse(_command(rest[0]), f"sdejax {rest[0]}", rest[1:])
-    else:
+    if program != "sdejax":
         check_fragment(words)
+        return
+    if rest[0] == "train":
+        rest[1] = str(ROOT / ("configs/emoji32.py" if rest[1] == "CONFIG" else rest[1]))
+    assert rest[0] in command_line.VERBS, f"sdejax {rest[0]}: no such verb"
+    _file(rest[0]).from_words(rest[1:])
 
 
 def check_fragment(words: Sequence[str]) -> None:
@@ -52,19 +51,21 @@ def check_fragment(words: Sequence[str]) -> None:
 
 def check_option(word: str) -> None:
     """Check an option of which a sentence does not say the program."""
-    known = {name for verb in [*command_line._VERBS, "train"] for name in _options(_command(verb))} | _OTHERS
+    known = {name for verb in command_line.VERBS for name in _options(_command(verb))} | _OTHERS
     programs = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "train").glob("*.py")]
     known |= {name for path in programs for name in _in_source(path)}
     assert _positive(word) in known, f"{word}: no program has this option"
 
 
-def _command(verb: str) -> Any:
+def _file(verb: str) -> Any:
+    """The file of a verb."""
+    assert verb in command_line.VERBS, f"sdejax {verb}: no such verb"
+    return importlib.import_module(f"sdejax.commands.{command_line.VERBS[verb].file}")
+
+
+def _command(verb: str) -> type[Command]:
     """The options of a verb, as a dataclass."""
-    if verb == "train":
-        return Train
-    assert verb in command_line._VERBS, f"sdejax {verb}: no such verb"
-    file, options, _ = command_line._VERBS[verb]
-    return getattr(importlib.import_module(f"sdejax.commands.{file}"), options)
+    return next(value for value in vars(_file(verb)).values() if getattr(value, "verb", None) == verb)
 
 
 def _options(command: Any, before: str = "--") -> Iterator[str]:
