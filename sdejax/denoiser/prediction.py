@@ -90,7 +90,8 @@ class PredictVelocity(Prediction):
     def denoised(self, sde: SDE, t: ArrayLike, x: jax.Array, output: jax.Array) -> jax.Array:
         """(sigma' x - sigma output) / (alpha sigma' - alpha' sigma)."""
         (alpha, alpha_slope), (sigma, sigma_slope) = _slopes(sde, t, x)
-        return (sigma_slope * x - sigma * output) / (alpha * sigma_slope - alpha_slope * sigma)
+        rate = sigma / sigma_slope  # 0 at VP's t = 0, where sigma' is infinite
+        return (x - rate * output) / (alpha - rate * alpha_slope)
 
     def target(self, sde: SDE, t: ArrayLike, x0: jax.Array, noise: jax.Array) -> jax.Array:
         """alpha' x0 + sigma' e."""
