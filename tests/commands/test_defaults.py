@@ -50,9 +50,9 @@ def test_sample(place, tmp_path, prompt):
 @pytest.mark.parametrize("masked", [False, True])
 def test_edit(place, tmp_path, masked):
     model, image = sj.load(place / "model"), to_array(open_image(place / "image.png"))[None]
-    how = {"mask": np.asarray(Image.open(place / "mask.png"))[None] / np.float32(255)} if masked else {}
+    mask = np.asarray(Image.open(place / "mask.png"))[None] / np.float32(255) if masked else None
     picture = by_command(place, tmp_path, "edit @model @image.png" + " --mask @mask.png" * masked)
-    check(picture, sj.sdedit(model.denoiser(), model.sde, image, sj.keys([SEED]), **how))
+    check(picture, sj.sdedit(model.denoiser(), model.sde, image, sj.keys([SEED]), mask=mask))
 
 
 @pytest.mark.parametrize(

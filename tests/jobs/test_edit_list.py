@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Sequence
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -14,7 +17,7 @@ from sdejax.commands.edit import EditCommand
 from sdejax.commands.editing import edit_manifest
 from sdejax.commands.main import main
 from sdejax.commands.options import Run
-from sdejax.jobs.edit_list import FailedEdits, grouped, read_edit_list
+from sdejax.jobs.edit_list import FailedEdits, ListedEdit, grouped, read_edit_list
 from sdejax.media.images import to_array, to_bytes
 from sdejax.media.inputs import open_input
 from sdejax.model.snapshot import save
@@ -279,8 +282,8 @@ def test_sync_from_a_list(place, tmp_path):
 class KeepingEditor:
     """An editor whose results are the pictures. It notes which pictures it opens, and the strengths of each batch."""
 
-    files = ("guide",)
-    shared = ("strength",)
+    files: ClassVar[Sequence[str]] = ("guide",)
+    shared: ClassVar[Sequence[str]] = ("strength",)
 
     def __init__(self):
         self.opened: list[str] = []
@@ -298,7 +301,7 @@ class KeepingEditor:
 
     def compute(self, model, commands, images, masks, keys):
         self.computed.append((len(self.opened), [command.strength for command in commands]))
-        return images
+        return jnp.asarray(images)
 
     def finish(self, given, result):
         return given.replaced(result)
@@ -332,8 +335,9 @@ def test_a_stopped_list_continues(place, tmp_path):
     )
     model = tiny_model()
 
-    def command(out, **run):
-        return EditCommand("m", manifest=str(manifest), run=Run(out=str(tmp_path / out), **{"batch": 1} | run))
+    def command(out, steps=20, batch=1):
+        run = Run(out=str(tmp_path / out), steps=steps, batch=batch)
+        return EditCommand("m", manifest=str(manifest), run=run)
 
     def computed(command, model=model):
         editor = KeepingEditor()
@@ -357,7 +361,7 @@ class BrokenEditor(KeepingEditor):
     """The first image of each batch is NaN."""
 
     def compute(self, model, commands, images, masks, keys):
-        return np.where(np.arange(len(images))[:, None, None, None] == 0, np.nan, images)
+        return jnp.asarray(images).at[0].set(np.nan)
 
 
 def test_an_image_that_is_not_finite_spoils_no_other(place, tmp_path, capsys):
@@ -369,9 +373,7 @@ def test_an_image_that_is_not_finite_spoils_no_other(place, tmp_path, capsys):
 
 
 def test_groups_keep_their_order():
-    class One:
-        def __init__(self, a, b):
-            self.command, self.a, self.b = self, a, b
-
-    entries = [One(a, b) for a, b in ((1, None), (2, None), (1, None), (1, 0.0))]
-    assert grouped(entries, ("a", "b")) == [[entries[0], entries[2]], [entries[1]], [entries[3]]]
+    commands = [EditCommand("m", repeats=a, guidance=b) for a, b in ((1, None), (2, None), (1, None), (1, 0.0))]
+    edits = [ListedEdit(str(i), i, command) for i, command in enumerate(commands)]
+    groups = grouped(edits, ("repeats", "guidance"))
+    assert [[edit.seed for edit in group] for group in groups] == [[0, 2], [1], [3]]

@@ -152,6 +152,7 @@ def test_a_job_stops_in_order_if_standard_output_is_closed(model, tmp_path):
     """As by `| head -1`. Rejects an error that blames the folder, and an end within a shard."""
     words = sample(model, tmp_path, "--seeds", "0-199999", "--format", "tar", "--shard-size", 4, "--json")
     process = started(*words)
+    assert process.stdout and process.stderr
     assert json.loads(process.stdout.readline())["images"] == 4
     process.stdout.close()
     said = process.stderr.read()
@@ -180,8 +181,8 @@ class _FullAtTheEnd(MemoryFileSystem):
 
     cachable, protocol, store, pseudo_dirs = False, "full_at_the_end", {}, [""]
 
-    def _open(self, path, mode="rb", **how):
-        file = super()._open(path, mode, **how)
+    def _open(self, path, mode="rb", *args, **how):
+        file = super()._open(path, mode, *args, **how)
         if mode == "wb":
             write = file.write
 
@@ -213,7 +214,11 @@ def test_a_shard_that_cannot_be_closed_leaves_nothing():
 def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_path, monkeypatch):
     """As on the hosts of a pod. Rejects writing by process 0 only: the others would compile at every start."""
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
+<<<<<<< HEAD
     said = [""]
+=======
+    said = []
+>>>>>>> commands
     for number in range(2):
         shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
         words = sample(model, tmp_path / str(number), *shared)
@@ -237,7 +242,7 @@ class _Far(MemoryFileSystem):
         threading.Lock(),
     )
 
-    def _open(self, path, mode="rb", **how):
+    def _open(self, path, mode="rb", *args, **how):
         if _Far.full in path and mode == "wb":
             raise OSError(errno.ENOSPC, "No space left on device")
         with _Far.lock:
@@ -246,7 +251,7 @@ class _Far(MemoryFileSystem):
         time.sleep(0.02)
         with _Far.lock:
             _Far.now -= 1
-        return super()._open(path, mode, **how)
+        return super()._open(path, mode, *args, **how)
 
 
 def test_pictures_at_an_address_are_written_at_the_same_time(model, capsys, monkeypatch):

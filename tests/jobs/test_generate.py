@@ -7,6 +7,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -144,7 +145,7 @@ def test_the_devices_get_a_few_batches_in_advance():
     def chunks():
         for first in range(10):
             given.append(first)
-            yield [first], np.asarray
+            yield [first], jnp.asarray
 
     for items, _ in in_batches(chunks(), 1):
         seen.append(len(given) - items[0])
@@ -153,8 +154,8 @@ def test_the_devices_get_a_few_batches_in_advance():
 
 def test_the_batches_before_a_failure_are_delivered():
     def chunks():
-        yield [1, 2], np.asarray
-        yield [3], np.asarray
+        yield [1, 2], jnp.asarray
+        yield [3], jnp.asarray
         raise KeyboardInterrupt
 
     found = in_batches(chunks(), 2)

@@ -36,7 +36,7 @@ tpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="nee
 
 def compiled(function, shape):
     mapped = jax.shard_map(function, mesh=sj.image_mesh(), in_specs=P("image"), out_specs=P("image"), check_vma=False)
-    return jax.jit(mapped).lower(jax.ShapeDtypeStruct(shape, jnp.float32)).compile().as_text()
+    return jax.jit(mapped).lower(jax.ShapeDtypeStruct(shape, jnp.float32)).compile().as_text() or ""
 
 
 def test_each_kind_of_collective_is_counted_with_its_bytes():
@@ -140,7 +140,7 @@ def test_the_repeats_of_a_loop_are_counted_and_captions_need_no_data():
     assert training(config, model, one).repeats == 2
     programs = [generation(model, one, 1, sj.Sampler(steps=7), guidance) for guidance in (None, 2.0)]
     assert [program.repeats for program in programs] == [7, 7]
-    alone, guided = (program.lowered.cost_analysis()["flops"] for program in programs)
+    alone, guided = ((program.lowered.cost_analysis() or {})["flops"] for program in programs)
     assert 1.9 < guided / alone < 2.1
 
 

@@ -65,8 +65,9 @@ def images_in(out, complete=True):
             for member in tar:
                 key, _, field = member.name.partition(".")
                 if field == "png":
-                    data = tar.extractfile(member).read()
-                    assert key not in found
+                    file = tar.extractfile(member)
+                    assert file and key not in found
+                    data = file.read()
                     assert hashlib.sha256(data).hexdigest() == hashes.pop(key)
                     found[key] = np.asarray(Image.open(io.BytesIO(data)))
         assert not hashes

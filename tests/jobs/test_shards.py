@@ -16,7 +16,7 @@ from sdejax.jobs.manifest import MANIFEST, read_manifest, write_manifest
 from sdejax.jobs.parquet import Parquet
 from sdejax.jobs.ranges import NumberRange, blocks
 from sdejax.jobs.shard_sink import ShardSink
-from sdejax.jobs.shards import Shard, finished, numbers_in, remove_unfinished
+from sdejax.jobs.shards import Shard, ShardFormat, finished, numbers_in, remove_unfinished
 from sdejax.jobs.sinks import Destination, EncodedImage
 from sdejax.jobs.tar import Tar
 from sdejax.media.images import png_bytes
@@ -34,7 +34,7 @@ def images_of(numbers, prompt="red heart", name=lambda number: f"{number:06d}"):
     ]
 
 
-def write(folder, numbers, kind=TAR, **how):
+def write(folder, numbers, kind: ShardFormat = TAR, **how):
     shard = Shard(folder, numbers, kind)
     for image in images_of(numbers, **how):
         shard.add(image)
@@ -66,7 +66,9 @@ def test_a_tar_is_as_webdataset_reads_it(folder):
     with tarfile.open(fileobj=io.BytesIO(folder.read("0000000000-0000000002.tar"))) as tar:
         for member in tar:
             key, _, field = member.name.partition(".")
-            samples.setdefault(key, {})[field] = tar.extractfile(member).read()
+            file = tar.extractfile(member)
+            assert file
+            samples.setdefault(key, {})[field] = file.read()
     assert [sorted(sample) for sample in samples.values()] == [["json", "png", "txt"]] * 3
     for number, sample in enumerate(samples.values()):
         about = json.loads(sample["json"])
@@ -86,13 +88,14 @@ def test_the_index_and_the_manifest_list_the_images(folder):
     for image, line in zip(images_of(NumberRange(3, 5)), index, strict=True):
         assert line == {**image.about, "sha256": hashlib.sha256(image.png).hexdigest()}
     manifest = read_manifest(folder)
+    assert manifest
     assert [shard["file"].partition(".")[0] for shard in manifest["finished"]] == [
         "0000000000-0000000002",
         "0000000003-0000000005",
     ]
     assert (manifest["job"], manifest["images"], manifest["complete"]) == ({"format": "tar"}, 6, False)
     write_manifest(folder, {"format": "tar"}, True, finished(folder))
-    assert read_manifest(folder)["complete"]
+    assert (read_manifest(folder) or {})["complete"]
 
 
 def test_a_damaged_shard_is_not_finished(folder, tmp_path):
@@ -164,8 +167,8 @@ class _FullDisk(MemoryFileSystem):
 
     protocol, room = "full", 20_000
 
-    def _open(self, path, mode="rb", **kwargs):
-        file = super()._open(path, mode, **kwargs)
+    def _open(self, path, mode="rb", *args, **kwargs):
+        file = super()._open(path, mode, *args, **kwargs)
         if mode == "wb":
             write = file.write
 
