@@ -56,7 +56,11 @@ class LogLevelLabel(Label):
 
     def __call__(self, sde: SDE, t: jax.Array, scale: float) -> jax.Array:
         """log(scale sigma / alpha)."""
-        level = 0.5 * jnp.log(jnp.clip(sde.tau(t), 1e-2 * sde.tau_min, sde.tau_max))
+        least, most = 1e-2 * sde.tau_min, sde.tau_max
+        clipped = jax.lax.stop_gradient(jnp.clip(sde.tau(t), least, most))
+        beyond = (clipped <= least) | (clipped >= most)
+        # tau is evaluated where its slope is finite: an infinite slope times 0 would be nan.
+        level = 0.5 * jnp.log(jnp.where(beyond, clipped, sde.tau(jnp.where(beyond, 0.5, t))))
         return level if scale == 1.0 else level + math.log(scale)
 
 

@@ -214,11 +214,7 @@ def test_a_shard_that_cannot_be_closed_leaves_nothing():
 def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_path, monkeypatch):
     """As on the hosts of a pod. Rejects writing by process 0 only: the others would compile at every start."""
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
-<<<<<<< HEAD
-    said = [""]
-=======
     said = []
->>>>>>> commands
     for number in range(2):
         shared = ["--seeds", "0-7", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2]
         words = sample(model, tmp_path / str(number), *shared)
