@@ -30,7 +30,7 @@ def furnish(folder: Path) -> None:
     ImageDraw.Draw(drawn).line((3, 11, 28, 11), fill=(30, 30, 40), width=3)
     ImageDraw.Draw(mask).rectangle((2, 7, 29, 19), fill=255)
     hat = crown.convert("RGBA")
-    hat.putalpha(crown.convert("L").point([255 if value < 235 else 0 for value in range(256)]))
+    hat.putalpha(crown.convert("L").point(lambda value: 255 if value < 235 else 0))
     for name in ("photo.png", "photos/1.png", "photos/2.png", "photos/3.png"):
         face.save(folder / name)
     for name in ("guide.png", "drawn.png", "photos/2-drawn.png"):
