@@ -41,20 +41,24 @@ def why_not(command: str) -> str | None:
     return next((reason for beginning, reason in NOT_RUN.items() if command.startswith(beginning)), None)
 
 
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A folder for compiled programs, as a reader has one: what several commands run is compiled once."""
+    yield tmp_path_factory.mktemp("programs")
+    keep_programs("none")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("document", [name for name in WITH_COMMANDS if not all(map(why_not, commands(name)))])
-def test_the_commands_run(document, monkeypatch, tmp_path, capsys):
+def test_the_commands_run(document, programs, monkeypatch, tmp_path, capsys):
     furnish(tmp_path)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SDEJAX_CACHE", str(tmp_path / "programs"))
-    try:
-        for command in commands(document):
-            if why_not(command) is None:
-                program, *words = words_of(command)
-                assert program == "sdejax", command
-                assert main(words) == 0, f"{command}: {capsys.readouterr().err}"
-    finally:
-        keep_programs("none")
+    monkeypatch.setenv("SDEJAX_CACHE", str(programs))
+    for command in commands(document):
+        if why_not(command) is None:
+            program, *words = words_of(command)
+            assert program == "sdejax", command
+            assert main(words) == 0, f"{command}: {capsys.readouterr().err}"
 
 
 def test_each_reason_is_that_of_a_command():
