@@ -28,9 +28,9 @@ def from_names(abstract: Any, arrays: Mapping[str, np.ndarray | jax.Array]) -> A
     flat = nnx.to_flat_state(abstract)
     names = [_name(path) for path, _ in flat]
     if missing := sorted(set(names) - set(arrays)):
-        raise ValueError(f"lacks {len(missing)} parameters of the architecture, the first is {missing[0]!r}")
+        raise ValueError(f"lacks {len(missing)} parameters of the architecture, first {missing[0]!r}")
     if extra := sorted(set(arrays) - set(names)):
-        raise ValueError(f"has {len(extra)} parameters that the architecture lacks, the first is {extra[0]!r}")
+        raise ValueError(f"has {len(extra)} parameters that the architecture lacks, first {extra[0]!r}")
     values = []
     for (_, leaf), name in zip(flat, names, strict=True):
         value = arrays[name]

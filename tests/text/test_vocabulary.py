@@ -1,5 +1,6 @@
 """The vocabulary, and the encoder of its tokens."""
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -44,10 +45,10 @@ def test_padding_changes_nothing():
     # Rejects a mean over the padding and an attention without a mask. With either, the result depends on `length`.
     encoder = TextEncoder(VOCABULARY.size, 8, 8, 2, np.float32, nnx.Rngs(0))
     encoder.mix.kernel[...] = np.eye(8)
-    short = np.array([[5, 6]], np.int32)
-    words, pooled, _ = encoder(np.pad(short, ((0, 0), (0, 6)), constant_values=PAD))
+    tokens = jnp.array([[5, 6, *[PAD] * 6]])
+    words, pooled, _ = encoder(tokens)
     encoder.positions[...] = encoder.positions[...].at[2:].set(100.0)
-    words_again, pooled_again, mask = encoder(np.pad(short, ((0, 0), (0, 6)), constant_values=PAD))
+    words_again, pooled_again, mask = encoder(tokens)
     np.testing.assert_array_equal(mask, [[True] * 2 + [False] * 6])
     np.testing.assert_allclose(words[:, :2], words_again[:, :2], atol=1e-6)
     np.testing.assert_allclose(pooled, pooled_again, atol=1e-6)
@@ -56,5 +57,5 @@ def test_padding_changes_nothing():
 def test_the_order_of_words_matters():
     # Rejects a bag of words: the output must depend on the positions.
     encoder = TextEncoder(VOCABULARY.size, 4, 8, 2, np.float32, nnx.Rngs(0))
-    _, pooled, _ = encoder(np.array([[5, 6, PAD, PAD], [6, 5, PAD, PAD]], np.int32))
+    _, pooled, _ = encoder(jnp.array([[5, 6, PAD, PAD], [6, 5, PAD, PAD]]))
     assert np.abs(pooled[0] - pooled[1]).max() > 1e-3
