@@ -33,8 +33,8 @@ def test_the_variance_over_seeds_falls_as_1_over_the_number_of_paths():
     assert abs(ratio - 1.0) < 4.5 * (4.0 / one.size) ** 0.5
     # 4.5 standard errors of the difference of means.
     assert np.all(np.abs(three.mean(0) - one.mean(0)) < 4.5 * np.sqrt((one.var(0) + three.var(0)) / SEEDS))
-    # The change of three is the mean of those by each path, of which the first is that of one alone: their correlation
-    # is 1 / sqrt(3), to 4.5 standard errors. 0 if the paths were others for each number of them.
+    # The change by three paths is the mean of the changes by each, and the first of these is the change by one path
+    # alone. So the correlation is 1 / sqrt(3), to 4.5 standard errors; 0 if three paths are other paths than one.
     pairs = np.stack([one - one.mean(0), three - three.mean(0)]).reshape(2, -1)
     assert abs(np.corrcoef(pairs)[0, 1] - 3.0**-0.5) < 4.5 * (2.0 / 3.0) / one.size**0.5
 

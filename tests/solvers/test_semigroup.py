@@ -16,9 +16,10 @@ import pytest
 import sdejax as sj
 from sdejax.noise.brownian import BrownianPaths
 from sdejax.solvers.problem import Components, Problem
+from tests.quick_keys import quick_keys
 
 STEPS, CUT, DEPTH = 9, 4, 7
-KEYS = sj.keys(range(6))
+KEYS = quick_keys(6)
 SHAPE = (3,)
 MEANS = np.array([[-1.0, 0.2, 0.5], [0.1, -0.4, -0.9], [0.8, 0.9, 0.3]], np.float32)
 # Images that begin at 1, whose values begin before and after s, and that never begin.
