@@ -35,7 +35,8 @@ def check_fragment(words: Sequence[str]) -> None:
     if program == "sdejax":
         known = {*_options(_command(rest[0]))}
     elif program == "python" and rest[1] != "pytest":
-        path = ROOT / (rest[1].replace(".", "/") + ".py")
+        stem = rest[1].replace(".", "/")
+        path = ROOT / (f"{stem}/__main__.py" if (ROOT / stem).is_dir() else f"{stem}.py")
         assert path.is_file(), f"python -m {rest[1]}: no such program"
         known = {*_in_source(path)}
     elif program == "make":
