@@ -67,6 +67,7 @@ LINES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", LINES)
 def test_every_program_is_batch_invariant_if_that_is_asked_for(place, tmp_path, cache, line):
     # Rejects a mode that is entered before a thread or a generator takes over, or not at all for some verb.
@@ -75,6 +76,7 @@ def test_every_program_is_batch_invariant_if_that_is_asked_for(place, tmp_path, 
     assert cache.modes and all(cache.modes)
 
 
+@pytest.mark.slow
 def test_the_mode_is_part_of_what_an_image_is(place, tmp_path, cache, capsys):
     # Rejects taking an image of one mode for an image of the other: their last bits differ.
     line = ["sample", str(place / "model"), "--steps", "1", "--out", str(tmp_path / "out"), "--json"]

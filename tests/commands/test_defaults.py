@@ -55,6 +55,7 @@ def test_edit(place, tmp_path, masked):
     check(picture, sj.sdedit(model.denoiser(), model.sde, image, sj.keys([SEED]), mask=mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "edit"),
     [

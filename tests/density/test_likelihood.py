@@ -108,6 +108,7 @@ def test_densities_of_one_value_sum_to_one_whatever_the_denoiser(sde):
     assert abs(np.trapezoid(density, np.asarray(x)[:, 0]) - 1.0) < 2e-3
 
 
+@pytest.mark.slow
 def test_hutchinson_is_unbiased_and_probes_are_averaged():
     keys = sj.keys(range(512))
     x = jnp.broadcast_to(draw(SDE, 1), (512, 3))
@@ -153,6 +154,7 @@ class Towards:
         return sj.MixtureDenoiser(SDE, WEIGHTS, MEANS, STDS)(t, x - SDE.alpha(t) * self.mean.value) + self.mean.value
 
 
+@pytest.mark.slow
 def test_an_image_is_the_same_alone_in_a_batch_and_on_four_devices():
     shift = np.linspace(-0.4, 0.4, len(KEYS), dtype=np.float32)[:, None]
     x = draw(SDE, len(KEYS))
@@ -233,6 +235,7 @@ def test_evaluations_are_the_calls_of_the_denoiser():
     assert len(calls) == int(found.evaluations[0])
 
 
+@pytest.mark.slow
 def test_a_network_is_evaluated_with_the_prompt_of_each_image():
     model = tiny_model(scale=0.1)
     x = jax.random.uniform(jax.random.key(0), (2, *model.shape), minval=-1.0)
@@ -292,6 +295,7 @@ class Broken:
         return jnp.where(t < 0.5, 0.0 * x, jnp.nan)
 
 
+@pytest.mark.slow
 def test_what_is_not_a_number_is_an_error_and_soon():
     x = jnp.zeros((4, 3))
     with pytest.raises(ValueError, match="image 0 did not come to the end"):

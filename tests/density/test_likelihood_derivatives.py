@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import sdejax as sj
 
@@ -27,6 +28,7 @@ def exact(at):
     return -0.5 * jnp.sum(jnp.square(at["images"] - at["mean"]) / variance + jnp.log(2.0 * jnp.pi * variance))
 
 
+@pytest.mark.slow
 def test_the_log_density_has_the_derivatives_of_its_closed_form():
     reverse, wanted = jax.jit(jax.grad(found))(AT), jax.grad(exact)(AT)
     forward = jax.jit(lambda along: jax.jvp(found, (AT,), (along,))[1])

@@ -47,6 +47,7 @@ def test_realism_is_uniform_over_the_samples_and_knows_no_units():
         Realism.of(np.where(errors == errors[3, 1], np.nan, errors))
 
 
+@pytest.mark.slow
 def test_images_of_the_model_are_realistic_and_both_flat_and_rough_ones_are_not():
     """Of N(m, s^2): fresh samples are uniform in [0, 1]; the mean itself, and samples of twice the spread, are at 0.
 

@@ -36,6 +36,7 @@ def draws(sde, times, stream_number=0):
     return [paths.start(), *noises]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redraws", [1, 3])
 def test_flow_edit_is_the_papers_loop(redraws):
     """Kulikov et al. 2025, algorithm 1: an Euler step of the difference of two velocities.

@@ -85,6 +85,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_watched_solve_is_the_unwatched(name, compilations):
     case, keys, seen = CASES[name], quick_keys(4), []

@@ -19,6 +19,7 @@ from sdejax.evaluation.run import UNEDITED, Scorers, Setting, SettingGrid, evalu
 from sdejax.evaluation.scores import best_settings, choosing_half, criterion, gather
 from sdejax.media.images import save_png, to_image
 from sdejax.pytrees import pytree
+from sdejax.text.vocabulary import Vocabulary
 from tests.tiny import tiny_edits
 
 ONE = SettingGrid(("sync_sde",), (0.6,), (1.0,), (0,), steps=2)
@@ -29,7 +30,7 @@ class _Words:
     """A model in closed form, with what an evaluation needs. A prompt is the mean colour of its images."""
 
     sde: sj.SDE = sj.VPSDE()
-    vocabulary: str = "any"
+    conditioner: Vocabulary = Vocabulary(("any",), 1)
     source: str = "words"
     broken: float = 0.0
 

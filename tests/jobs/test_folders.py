@@ -138,6 +138,7 @@ def test_a_port_that_is_taken_is_a_sentence(model, tmp_path):
     assert said.startswith(f"error: --coordinator='{where}': process 0 cannot listen there (") and said.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_wait_for_the_others(model, tmp_path):
     """Rejects an end only when jaxlib returns, after the time limit."""
     where = f"127.0.0.1:{free_port()}"
@@ -211,6 +212,7 @@ def test_a_shard_that_cannot_be_closed_leaves_nothing():
     assert folder._all_sizes() == {}
 
 
+@pytest.mark.slow
 def test_processes_with_disks_of_their_own_keep_their_own_programs(model, tmp_path, monkeypatch):
     """As on the hosts of a pod. Rejects writing by process 0 only: the others would compile at every start."""
     monkeypatch.setenv("JAX_LOG_COMPILES", "1")
@@ -292,6 +294,7 @@ def test_a_list_of_edits_is_the_same_job_from_any_folder(model, tmp_path, monkey
     assert "error: nothing to do: 1 failed" in capsys.readouterr().err and not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_process_0_lets_the_other_finish_its_shard(model, tmp_path):
     """Rejects an end of process 0 before the other has left: jaxlib would end that one within its shard."""
     shared = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2, "--format", "tar", "--shard-size", 40]

@@ -20,6 +20,7 @@ MODEL = tiny_model()
 SAMPLER = sj.Sampler(2, "edm")
 
 
+@pytest.mark.slow
 def test_images_are_those_of_their_seeds_and_prompts(compilations):
     seeds, prompts = [5, 0, 11, 2, 2, 7, 4, 3, 9], ["red heart", "blue heart", ""] * 3
     how = {"guidance": 2.0, "negative": "square"}
@@ -71,6 +72,7 @@ print(np.array_equal(*found), np.ptp(found[0], axis=0).max() > 0.1)
 """
 
 
+@pytest.mark.slow
 def test_one_image_on_each_device_has_the_bits_of_one_device():
     """Rejects a network's label that is computed for each image: XLA computes the logarithm of one number differently
     from that of several, and simplifies what is computed from one number differently for one device than for several.
@@ -106,6 +108,7 @@ def images_of_processes(folder, count, devices, batch):
     return sum(np.load(share) for share in shares)
 
 
+@pytest.mark.slow
 def test_processes_and_devices_give_a_seed_the_same_floats(tmp_path):
     """The images of the trained model, in float32, on any devices and in any batch.
 

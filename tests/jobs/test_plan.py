@@ -107,12 +107,14 @@ def check_spreading(plans, model, part):
     assert sizes[-1] < 0.75 * sizes[0]
 
 
+@pytest.mark.slow
 def test_a_training_step_gathers_parameters_and_sums_gradients_and_nothing_else():
     model, four = abstract_model(WIDE), topology_of("h100:4")
     plans = {fsdp: plan(training(WIDE, model, four, fsdp=fsdp), four) for fsdp in (2, 4)}
     check_spreading(plans, model, lambda made: made.memory["arguments"])
 
 
+@pytest.mark.slow
 @tpu
 def test_a_training_step_on_tpus_takes_less_memory_as_fsdp_grows():
     model, chips = abstract_model(WIDE), topology_of("v5e:2x2")
@@ -120,6 +122,7 @@ def test_a_training_step_on_tpus_takes_less_memory_as_fsdp_grows():
     check_spreading(plans, model, lambda made: made.total_memory)
 
 
+@pytest.mark.slow
 @tpu
 def test_images_of_256_pixels_are_made_on_sixteen_tpus_without_communication():
     config = load_config(CONFIGS / "celebahq256_ve.py")

@@ -84,6 +84,7 @@ def alone(model, tmp_path_factory):
     return images_in(out)
 
 
+@pytest.mark.slow
 def test_the_images_are_the_same_on_any_devices_and_processes(model, alone, tmp_path):
     """One process on 1 or 4 devices, or two processes on 2 each: bit for bit. Rejects noise that depends on the device,
     the batch or the process.
@@ -174,6 +175,7 @@ def test_a_seed_that_fails_costs_no_other_image(model, tmp_path, capsys):
     assert f"error: {bad:06d}: images: " in capsys.readouterr().err and not (tmp_path / "bad").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("form", "seeds", "count"), [("tar", "0-1999", 2), ("png", "0-1199", 1)])
 def test_killed_ten_times_no_image_is_lost_or_twice_or_damaged(model, tmp_path, form, seeds, count):
     """kill -9 at random moments, of two processes that write tar and of one that writes PNG; then the same command."""
@@ -196,6 +198,7 @@ def test_killed_ten_times_no_image_is_lost_or_twice_or_damaged(model, tmp_path, 
     assert left == []  # the files that killed processes left are removed
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_named_and_the_others_end_in_order(model, tmp_path):
     words = sample(model, tmp_path / "out", "--seeds", "0-199999", "--shard-size", 40, "--timeout", 10)
     pair = together(2, *words)
@@ -229,6 +232,7 @@ def test_missing_devices_are_one_sentence(model, tmp_path):
     assert run.returncode == 2 and run.stderr.startswith("error: devices: ") and run.stderr.count("\n") == 1, run.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_never_comes_is_named(model, tmp_path):
     port = free_port()
     words = sample(model, tmp_path / "out", "--coordinator", f"127.0.0.1:{port}", "--processes", 3, "--timeout", 4)
@@ -253,6 +257,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "told"), [("ends", "process 1 of 2 is gone"), ("hangs", "process 1 has made nothing for 4 seconds")]
 )
@@ -318,6 +323,7 @@ def manifest_of(folder, verb):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verb", ["edit", "sync"])
 def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
     """Two processes make each edit once, bit for bit as one process does. The process that misses a picture says so,
@@ -350,6 +356,7 @@ def test_processes_share_a_manifest(model, tmp_path, verb, monkeypatch):
     assert all("ompiling" not in text for text in said), said
 
 
+@pytest.mark.slow
 def test_all_processes_load_the_programs_that_one_has_compiled(model, alone, tmp_path, monkeypatch):
     """Also the second process, whose devices have other numbers: jax's own cache would serve only the first. No process
     compiles anything. Rejects a conversion of seeds by jax, or a trial of XLA's options, which take 25 ms each.

@@ -67,6 +67,7 @@ def test_a_prompt_for_each_image(model):
     np.testing.assert_allclose(both[1], call(model.denoiser("blue heart"), t, x)[1], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_image_alone_is_the_image_in_a_batch(model):
     # 1e-5: XLA rounds other batch sizes differently.
     sampler = sj.Sampler(steps=5)
@@ -75,6 +76,7 @@ def test_an_image_alone_is_the_image_in_a_batch(model):
     np.testing.assert_allclose(batch[2], alone[0], atol=1e-5 * float(jnp.abs(batch).max()))
 
 
+@pytest.mark.slow
 def test_images_spread_over_devices_are_the_same(model):
     keys, sampler = sj.keys(range(4)), sj.Sampler(steps=5)
     prompts = ["red heart", "blue heart", "green circle", ""]
@@ -84,6 +86,7 @@ def test_images_spread_over_devices_are_the_same(model):
     np.testing.assert_allclose(plain, split, atol=1e-5 * float(jnp.abs(plain).max()))
 
 
+@pytest.mark.slow
 def test_weights_prompts_and_guidance_compile_nothing(model, compilations):
     other = tiny_model(seed=1)
     keys, guide = sj.keys(range(2)), jnp.zeros((1, *model.shape))

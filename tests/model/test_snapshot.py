@@ -199,6 +199,7 @@ print(sorted(importers), sorted(heavy & set(sys.modules)))
 """
 
 
+@pytest.mark.slow
 def test_reading_a_snapshot_imports_no_library_of_training():
     """Only flax imports optax, at its own start: flax 0.12 cannot be imported without it."""
     snapshot = ROOT / "checkpoints" / "emoji32"

@@ -104,6 +104,7 @@ def test_a_table_of_zeros_is_a_network_without_classes():
     np.testing.assert_array_equal(_run(network, x, label, classes), _run(FlaxNetwork(plain, params), x, label, None))
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_rows_of_the_classes_that_were_given():
     # Rejects a table outside of the parameters, and class numbers off by one.
     config = dataclasses.replace(CONFIG, words=0, classes=4)
@@ -149,6 +150,7 @@ def test_scale_by_sigma_divides_by_the_noise_level():
     np.testing.assert_allclose(scaled(x, label, None) * jnp.exp(label)[:, None, None, None], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_blocks_computed_again_give_the_same_gradient():
     """`remat` changes only the memory: the gradient is the same, with dropout, and fewer numbers are kept."""
     config = dataclasses.replace(CONFIG, dropout=0.3, multipliers=(1,), attention=(8,))
@@ -183,6 +185,7 @@ def test_parameters_have_readable_names():
     assert not any("attention" in name for name in names if name.startswith("down.8x8"))
 
 
+@pytest.mark.slow
 def test_the_bundled_denoiser_in_bfloat16_stays_near_float32_at_every_noise_level():
     """To 2% in relative norm; measured 0.6%. Rejects a last layer, or statistics of groups, in bfloat16."""
     exact = load(Path(__file__).parents[2] / "checkpoints" / "emoji32")

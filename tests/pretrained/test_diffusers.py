@@ -234,6 +234,7 @@ def test_names_of_classes_are_kept_in_the_pipelines_index(tmp_path, null):
             sj.load(tmp_path / "out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_network_with_classes_equals_diffusers_on_torch(tmp_path, flip):
     """Read from what diffusers writes, and diffusers reads what we write. 1e-5 relative: float32 on both sides."""

@@ -212,6 +212,7 @@ def test_two_processes_without_a_connection_say_so_before_they_start(model, tmp_
         assert said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_same_images_without_the_other_names(model, tmp_path):
     said = pair(model, tmp_path / "whole")
     assert [code for *_, code in said] == [0, 0], said

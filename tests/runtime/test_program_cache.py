@@ -34,6 +34,7 @@ def snapshot(tmp_path_factory):
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2])
 def test_a_program_from_the_folder_gives_the_same_bits_on_devices_with_other_numbers(cache, count):
     """Rejects programs that are bound to the numbers of their devices: those of a pod's processes differ."""
@@ -170,6 +171,7 @@ def test_a_wrong_note_of_the_programs_of_a_job_is_harmless_and_corrected(cache, 
     assert job.read_bytes() == right
 
 
+@pytest.mark.slow
 def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, tmp_path):
     def run(*words):
         assert main([*words, "--steps", "2", "--stochasticity", "0", "--cache", str(cache)]) == 0
@@ -184,6 +186,7 @@ def test_commands_name_their_jobs_by_verb_snapshot_and_images(snapshot, cache, t
     assert run("edit", snapshot, str(tmp_path / "a.png"), "--out", str(tmp_path / "4")) == 3
 
 
+@pytest.mark.slow
 def test_a_second_start_with_a_solver_of_diffrax_compiles_nothing(snapshot, cache, tmp_path):
     """Rejects checks within the program that call Python: such a program cannot be written."""
     words = [sys.executable, "-m", "sdejax", "sample", snapshot, "--batch", "1", "--cache", str(cache)]

@@ -94,6 +94,7 @@ def test_strong_order(fine, solver, lam, least, most):
     assert least < order < most, errors
 
 
+@pytest.mark.slow
 def test_a_solver_with_levy_area_converges_faster_than_the_increments_allow():
     """ShARK is of strong order 1.5; its tree draws a Levy area too, so its path is another than the increments'."""
     fine = run(Sampler(385, "log_snr", solver=diffrax.ShARK()))
@@ -111,6 +112,7 @@ def test_the_exponential_step_beats_euler_maruyama_on_the_same_path(fine, steps)
     assert errors[0] < 0.9 * errors[1], errors
 
 
+@pytest.mark.slow
 def test_an_adaptive_solver_finds_the_same_path(fine):
     tolerance = diffrax.PIDController(rtol=1e-3, atol=1e-3)
     adaptive = Sampler(20, "log_snr", solver=sj.Diffrax(diffrax.Heun(), tolerance))

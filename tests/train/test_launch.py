@@ -312,7 +312,7 @@ def test_a_manifest_is_a_jobset_that_makes_one_run(path):
         return
     manifest = yaml.safe_load(path.read_text())  # what the pods are told is what sdejax reads
     container = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"][0]
-    source = "".join((ROOT / "sdejax" / name).read_text() for name in ("processes.py", "commands/run.py"))
+    source = "".join((ROOT / "sdejax" / name).read_text() for name in ("runtime/distributed.py", "commands/start.py"))
     assert all(f'"{entry["name"]}"' in source for entry in container["env"])
 
 

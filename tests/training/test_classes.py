@@ -70,6 +70,7 @@ def call(denoiser, t, x):
     return denoiser(t, x)
 
 
+@pytest.mark.slow
 def test_the_denoiser_tells_the_classes_apart(trained):
     """From noise in which nothing of an image is left, each class becomes its colour.
 

@@ -42,6 +42,7 @@ def _wait(process, condition):
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_and_killed_goes_on_bit_for_bit(whole, tmp_path):
     """SIGTERM, then kill -9 at a random moment, and each time the same command again.
 
@@ -100,6 +101,7 @@ def test_a_run_that_starts_from_a_snapshot_takes_over_its_model(whole, tmp_path)
         set_up(dataclasses.replace(config, captions=False))
 
 
+@pytest.mark.slow
 def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
     """One device; four; and two processes with two devices each, the state spread over fsdp: data 2 x fsdp 2.
 
@@ -123,6 +125,7 @@ def test_the_same_curve_on_any_devices_and_processes(whole, tmp_path):
     assert (tmp_path / "processes" / "samples-0000020.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_process_does_not_wait_for_ever(tmp_path):
     config = write_config(tmp_path, "alone")
     told = ["--processes.coordinator", f"127.0.0.1:{free_port()}", "--processes.count", "2", "--processes.index", "0"]
@@ -165,6 +168,7 @@ def test_the_config_beside_a_run_is_that_run(whole):
     hash(kept)
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_a_run_takes_and_trains_nothing(tmp_path, capsys):
     config = write_config(tmp_path, "dry")
     assert main(["train", str(config), "--dry-run", "--fsdp", "2"]) == 0
@@ -181,6 +185,7 @@ def test_a_dry_run_says_what_a_run_takes_and_trains_nothing(tmp_path, capsys):
     assert float(said["FLOPs per step"]) > 6 * 8 * model.parameter_count  # each weight is used at least once, thrice
 
 
+@pytest.mark.slow
 def test_a_run_that_stays_broken_stops_and_names_the_last_good_checkpoint(whole, tmp_path):
     """Noise levels that are no numbers: three steps are skipped, no parameter is lost to them."""
     shutil.copytree(whole[0], tmp_path / "run")
@@ -242,6 +247,7 @@ def test_the_nearest_training_image_and_how_far_it_is(bundled):
     np.testing.assert_allclose(nearest.held_out, 0.0, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_bundle_has_the_average_and_states_its_loss(bundled, tmp_path):
     """The weights are the run's moving average in half precision, and the card states the loss of these weights.
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import sdejax as sj
@@ -78,6 +79,7 @@ def test_a_sweep_is_the_same_seeds_at_each_strength(place, tmp_path, compilation
     assert (tmp_path / "alone" / "000004.png").read_bytes() == (out / "000004-0.834.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_tolerance_solves_the_ode_from_any_first_step(place, tmp_path, capsys):
     """Heun with steps by their error is within 2 of 255 levels of 100 exponential steps.
 
@@ -150,6 +152,7 @@ def test_a_distance_is_kept_and_the_record_reproduces_the_image(place, tmp_path,
     np.testing.assert_array_equal(again, near)
 
 
+@pytest.mark.slow
 def test_a_realism_is_reached_or_the_seed_is_named(place, tmp_path, capsys):
     """The realism is at least what was asked for. A seed that does not reach it at any strength is named.
 
