@@ -54,7 +54,7 @@ def dino(transformers, tmp_path_factory):
 
 def _write_alexnet(path, draw):
     """Write the convolutions of torchvision's AlexNet with its names and sizes. `draw` makes an array of a shape."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     # number, outputs, inputs, side
     layers = [(0, 64, 3, 11), (3, 192, 64, 5), (6, 384, 192, 3), (8, 256, 384, 3), (10, 256, 256, 3)]
@@ -68,7 +68,7 @@ def _write_alexnet(path, draw):
 
 @pytest.fixture(scope="module")
 def lpips(transformers, tmp_path_factory):
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     pytest.importorskip("torchvision")  # lpips imports it
     pytest.importorskip("lpips")
@@ -109,7 +109,7 @@ def test_lpips_is_0_for_equal_images_and_grows_with_the_change(lpips, side):
 
 def test_the_weights_are_those_of_the_file(lpips, tmp_path):
     """The same weights give the same score, and other weights another. Rejects a network that keeps random weights."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     images, other = _images(2), _images(2, seed=1)
     path = tmp_path / "alexnet.pth"
