@@ -138,10 +138,10 @@ class Parametrisation:
     def __post_init__(self) -> None:
         for name, kind in (("prediction", Prediction), ("condition", Label), ("images", ImageRange)):
             value = getattr(self, name)
-            if isinstance(value, str) and value in _NAMED:
-                object.__setattr__(self, name, value := _NAMED[value]())
+            if isinstance(value, str) and value in CONVENTIONS:
+                object.__setattr__(self, name, value := CONVENTIONS[value]())
             if not isinstance(value, kind):
-                allowed = [word for word, cls in _NAMED.items() if issubclass(cls, kind)]
+                allowed = [word for word, cls in CONVENTIONS.items() if issubclass(cls, kind)]
                 raise ValueError(
                     f"{name}={value!r}: must be a {kind.__name__}, or the name of one: {', '.join(allowed)}"
                 )
@@ -183,7 +183,7 @@ class Parametrisation:
         return self.prediction.rescaled(output, self.images.scale)
 
 
-_NAMED: dict[str, type[Prediction | Label | ImageRange]] = {
+CONVENTIONS: dict[str, type[Prediction | Label | ImageRange]] = {
     "clean_image": PredictCleanImage,
     "x0": PredictCleanImage,
     "noise": PredictNoise,
@@ -200,3 +200,4 @@ _NAMED: dict[str, type[Prediction | Label | ImageRange]] = {
     "symmetric": SymmetricRange,
     "unit_range": UnitRange,
 }
+"""The one list of conventions, by the names that stand for them with their default fields."""

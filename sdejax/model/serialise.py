@@ -10,33 +10,13 @@ A class that models may have is one line in one of the lists below, and for netw
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sdejax.denoiser.prediction import (
-    EDM,
-    PredictCleanImage,
-    PredictDisplacement,
-    Prediction,
-    PredictNoise,
-    PredictScaledScore,
-    PredictScore,
-    PredictV,
-    PredictVelocity,
-)
+from sdejax.denoiser.prediction import Prediction
 from sdejax.model.codec import Codec, Identity
 from sdejax.model.conditioners import ClassLabels, Conditioner, Unconditional
 from sdejax.model.format_1 import from_format_1
 from sdejax.model.json_objects import object_from_json, object_to_json
 from sdejax.model.networks import NETWORKS
-from sdejax.model.parametrisation import (
-    ImageRange,
-    Label,
-    LevelLabel,
-    LogLevelLabel,
-    NoiseIndexLabel,
-    Parametrisation,
-    SymmetricRange,
-    TimeLabel,
-    UnitRange,
-)
+from sdejax.model.parametrisation import CONVENTIONS, ImageRange, Label, Parametrisation
 from sdejax.nn.ncsnpp.config import NCSNppConfig
 from sdejax.sde.base import SDE
 from sdejax.sde.rectified_flow import RectifiedFlow
@@ -46,18 +26,10 @@ from sdejax.text.vocabulary import Vocabulary
 
 FORMAT = 2
 PROCESSES: tuple[type[SDE], ...] = (VPSDE, SubVPSDE, VESDE, RectifiedFlow, DiscreteVPSDE)
-PREDICTIONS: tuple[type[Prediction], ...] = (
-    EDM,
-    PredictCleanImage,
-    PredictDisplacement,
-    PredictNoise,
-    PredictScaledScore,
-    PredictScore,
-    PredictV,
-    PredictVelocity,
-)
-LABELS: tuple[type[Label], ...] = (TimeLabel, LogLevelLabel, LevelLabel, NoiseIndexLabel)
-IMAGE_RANGES: tuple[type[ImageRange], ...] = (SymmetricRange, UnitRange)
+_CLASSES = dict.fromkeys(CONVENTIONS.values())  # each once, although some have two names
+PREDICTIONS = [kind for kind in _CLASSES if issubclass(kind, Prediction)]
+LABELS = [kind for kind in _CLASSES if issubclass(kind, Label)]
+IMAGE_RANGES = [kind for kind in _CLASSES if issubclass(kind, ImageRange)]
 CONDITIONERS: tuple[type[Conditioner], ...] = (Unconditional, ClassLabels, Vocabulary)
 CODECS: tuple[type[Codec], ...] = (Identity,)
 

@@ -146,7 +146,7 @@ class Diffrax:
         scaled = tuple(x / scale_of(problem.sde, now["t"]) for x in state)
         fresh = self.solver.init(terms, now["s"], now["s_next"], scaled, None)
         moved, _ = self._one(terms, scaled, fresh, now["s"], now["s_next"])
-        ended = last_step(problem, now["t"], state)
+        ended = last_step(problem, now["t"], state, signals)
         out = tuple(
             jnp.where(now["last"], d, x * scale_of(problem.sde, now["t_next"]))
             for d, x in zip(ended, moved, strict=True)

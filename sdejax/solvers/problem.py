@@ -89,10 +89,13 @@ def log_tau_of(sde: SDE, t: jax.Array) -> jax.Array:
     return jnp.where(far, jnp.where(value > 0.0, FAR, -FAR), jnp.log(sde.tau(near)))
 
 
-def last_step(problem: Problem, t: jax.Array, state: State) -> State:
-    """The last step: D itself. Values that began after t take only their own share of it."""
+def last_step(problem: Problem, t: jax.Array, state: State, signals: Signals | None = None) -> State:
+    """The last step: D itself. Values that began after t take only their own share of it.
+
+    `signals` are the D at (t, state), if they are known already; else they are computed.
+    """
     share = 1.0 if problem.begin is None else share_of_last(problem.begin, t)
-    signals = problem.drive(t, state)
+    signals = problem.drive(t, state) if signals is None else signals
     return tuple(jnp.zeros_like(x) if d is None else share * d for x, d in zip(state, signals, strict=True))
 
 
