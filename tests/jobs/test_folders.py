@@ -23,7 +23,7 @@ from sdejax.jobs.sinks import Destination, EncodedImage
 from sdejax.jobs.tar import Tar
 from sdejax.model.snapshot import save
 from sdejax.runtime.storage import Folder
-from tests.jobs.test_pods import sample, started
+from tests.jobs.pods import sample, started
 from tests.tiny import tiny_model
 from tests.train_run import free_port
 
