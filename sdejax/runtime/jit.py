@@ -146,26 +146,27 @@ def jit(
     def whole(batch_invariant: bool) -> Any:  # what jax.jit returns has no public type
         return jax.jit(body, static_argnames=all_static, compiler_options=_accepted(batch_invariant))
 
-    def bound(args: tuple[Any, ...], kwargs: dict[str, Any], batch_invariant: bool) -> dict[str, Any]:
+    def bound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All arguments of `body` by name. The mode is one of them: jax keeps a trace for each of its values."""
         given = signature.bind(*args, **kwargs)
         given.apply_defaults()
         layout = mesh_of(given.arguments[images[0]]) if images else None
-        return {**given.arguments, "layout": layout, "batch_invariant": batch_invariant}
+        return {**given.arguments, "layout": layout, "batch_invariant": is_batch_invariant()}
 
     def lower(**given: Any) -> Any:
         return whole(given["batch_invariant"]).lower(**given)
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
+        given = bound(args, kwargs)
         if _inside_another_program(args, kwargs):
-            return plain(**bound(args, kwargs, False))
-        given = bound(args, kwargs, is_batch_invariant() and jax.default_backend() == "cpu")
+            return plain(**given)
         if _store is None:
             return whole(given["batch_invariant"])(**given)
         return _store.call(body, lower, all_static, (), given)
 
-    call.lower = lambda *args, **kwargs: lower(**bound(args, kwargs, is_batch_invariant()))  # type: ignore[attr-defined]
-    call.lower_plain = lambda *args, **kwargs: plain.lower(**bound(args, kwargs, False))  # type: ignore[attr-defined]
+    call.lower = lambda *args, **kwargs: lower(**bound(args, kwargs))  # type: ignore[attr-defined]
+    call.lower_plain = lambda *args, **kwargs: plain.lower(**bound(args, kwargs))  # type: ignore[attr-defined]
     return cast(Jitted[P, R], call)
 
 

@@ -1,8 +1,10 @@
 """Compiler options belong to whole programs."""
 
 import jax
+import jax.numpy as jnp
 
 from sdejax.batch_invariance import batch_invariant
+from sdejax.nn.kernels.row_padding import product_of_rows
 from sdejax.runtime.jit import compiler_options, jit
 
 
@@ -26,3 +28,24 @@ def test_batch_invariant_programs_have_other_options():
     assert set(invariant) <= {"xla_cpu_experimental_ynn_fusion_type", "xla_cpu_enable_platform_dependent_math"}
     assert compiler_options() == fast
     assert not fast or fast != invariant
+
+
+def test_a_part_of_a_program_is_traced_anew_in_the_other_mode():
+    """jax keeps one trace of a function. If the mode were no part of its key, the second program would have the
+    first one's trace, and batch-invariant products of few rows would not be padded.
+    """
+
+    @jit
+    def multiply(x, kernel):
+        return product_of_rows(jnp.matmul, x, kernel, 1)
+
+    x, kernel = jnp.ones((1, 256)), jnp.ones((256, 256))
+
+    def pads():
+        return "pad" in str(jax.make_jaxpr(lambda x: multiply(x, kernel))(x))
+
+    assert not pads()
+    with batch_invariant():
+        assert pads()
+        assert "pad" in multiply.lower_plain(x, kernel).as_text()
+    assert not pads()
